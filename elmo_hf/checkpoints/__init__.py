@@ -1,0 +1,1 @@
+"""The customs office: foreign checkpoint formats, one file a format, in and out."""

@@ -1,0 +1,217 @@
+"""Configuration of the ELMo model: every size of an options.json and every behaviour of the original interface."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from transformers.configuration_utils import PretrainedConfig
+
+# The Auto classes that a Hub folder serves to `trust_remote_code=True`, whichever class was saved into it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_elmo.ElmoConfig",
+    "AutoModel": "modeling_elmo.ElmoModel",
+}
+
+CHAR_CNN_ACTIVATIONS = ("relu", "tanh")
+
+# Filters of the original English model, [width, number] (called `filters` in bilm-tf).
+_ORIGINAL_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+
+
+class ElmoConfig(PretrainedConfig):
+    r"""
+    Sizes and behaviours of an [`ElmoModel`]. The defaults are those of the original English model
+    ("Deep contextualized word representations", Peters et al., 2018, section 3.4).
+
+    Args:
+        vocab_size (`int`, defaults to 262):
+            Rows of the character table: the 261 of the file and row 0 for "no word here". Called `n_characters` in
+            bilm-tf, whose training options say 261. This is not a word vocabulary.
+        char_embedding_dim (`int`, defaults to 16):
+            Width of a character vector (`char_cnn.embedding.dim`).
+        char_cnn_filters (sequence of `[width, number]`, defaults to the seven widths of the original model):
+            Convolution filters over the characters of a word (`char_cnn.filters`).
+        char_cnn_activation (`"relu"` or `"tanh"`, defaults to `"relu"`):
+            Non-linearity after the maximum over positions (`char_cnn.activation`).
+        num_highway_layers (`int`, defaults to 2):
+            Highway layers after the convolutions (`char_cnn.n_highway`).
+        max_characters_per_token (`int`, defaults to 50):
+            Character ids a word, begin and end marks included.
+        projection_dim (`int`, defaults to 512):
+            Width of one direction (`lstm.projection_dim`).
+        cell_size (`int`, defaults to 4096):
+            Memory cells of one LSTM layer in one direction (`lstm.dim`).
+        num_hidden_layers (`int`, defaults to 2):
+            LSTM layers in each direction (`lstm.n_layers`).
+        cell_clip (`float` or `None`, defaults to 3.0):
+            Bound of the memory cell after each update. `None` turns it off, and so does 0 in an options.json.
+        proj_clip (`float` or `None`, defaults to 3.0):
+            Bound of the projected output of each step. `None` turns it off.
+        use_skip_connections (`bool`, defaults to `True`):
+            Whether a layer's input is added to its output from the second layer on.
+        num_output_representations (`int`, defaults to 1):
+            Scalar mixes to compute. The biLM runs once for all of them; the first is `last_hidden_state`.
+        do_layer_norm (`bool`, defaults to `False`):
+            Whether each layer is normalised inside the scalar mix, by one mean and one variance over all words and
+            features **of the batch**: with it, a sentence's vectors depend on its neighbours.
+        dropout (`float`, defaults to 0.5):
+            Dropout on the mixed representations, in training mode.
+        keep_sentence_boundaries (`bool`, defaults to `False`):
+            Whether the two positions of `<S>` and `</S>`, which the model adds itself, stay in the output.
+        scalar_mix_parameters (sequence of `float` or `None`, defaults to `None`):
+            Fixed mixing weights before the softmax, one a layer (`num_hidden_layers + 1`). With them neither the
+            weights nor gamma is trained. `[-9e10, 1, -9e10]` selects the middle one of three layers.
+        initializer_factor (`float`, defaults to 1.0):
+            Multiplies every standard deviation (and the highway gate's bias) of bilm-tf's random initialisation.
+        hidden_size (`int`, *optional*):
+            Width of the output, always `2 * projection_dim`. Given alone, it sets `projection_dim`.
+
+    Raises:
+        ValueError: a size or a range is impossible. The message names the field, what was expected and what was given.
+        TypeError: a value has the wrong type.
+    """
+
+    model_type = "elmo"
+    _auto_class = "AutoConfig"
+    keys_to_ignore_at_inference = ["elmo_representations", "lstm_states", "mask"]
+
+    # transformers 5 makes a dataclass of every subclass, whose generated `__eq__` would not see the fields below.
+    __eq__ = PretrainedConfig.__eq__
+
+    def __init__(
+        self,
+        vocab_size: int = 262,
+        char_embedding_dim: int = 16,
+        char_cnn_filters: Sequence[Sequence[int]] = _ORIGINAL_FILTERS,
+        char_cnn_activation: str = "relu",
+        num_highway_layers: int = 2,
+        max_characters_per_token: int = 50,
+        projection_dim: int = 512,
+        cell_size: int = 4096,
+        num_hidden_layers: int = 2,
+        cell_clip: float | None = 3.0,
+        proj_clip: float | None = 3.0,
+        use_skip_connections: bool = True,
+        num_output_representations: int = 1,
+        do_layer_norm: bool = False,
+        dropout: float = 0.5,
+        keep_sentence_boundaries: bool = False,
+        scalar_mix_parameters: Sequence[float] | None = None,
+        initializer_factor: float = 1.0,
+        hidden_size: int | None = None,
+        pad_token_id: int = 0,
+        **kwargs: Any,
+    ):
+        self.vocab_size = _positive_int("vocab_size", vocab_size)
+        self.char_embedding_dim = _positive_int("char_embedding_dim", char_embedding_dim)
+        self.max_characters_per_token = _positive_int("max_characters_per_token", max_characters_per_token, minimum=3)
+        self.char_cnn_filters = _filters(char_cnn_filters, self.max_characters_per_token)
+        if char_cnn_activation not in CHAR_CNN_ACTIVATIONS:
+            raise ValueError(
+                f"`char_cnn_activation` must be one of {', '.join(CHAR_CNN_ACTIVATIONS)}, was: {char_cnn_activation!r}."
+            )
+        self.char_cnn_activation = char_cnn_activation
+        self.num_highway_layers = _positive_int("num_highway_layers", num_highway_layers, minimum=0)
+
+        if hidden_size is not None:
+            if _positive_int("hidden_size", hidden_size) % 2:
+                raise ValueError(f"`hidden_size` must be even (two directions side by side), was: {hidden_size}.")
+            projection_dim = hidden_size // 2
+        self.projection_dim = _positive_int("projection_dim", projection_dim)
+        self.cell_size = _positive_int("cell_size", cell_size)
+        self.num_hidden_layers = _positive_int("num_hidden_layers", num_hidden_layers)
+        self.cell_clip = _clip("cell_clip", cell_clip)
+        self.proj_clip = _clip("proj_clip", proj_clip)
+        self.use_skip_connections = _boolean("use_skip_connections", use_skip_connections)
+
+        self.num_output_representations = _positive_int("num_output_representations", num_output_representations)
+        self.do_layer_norm = _boolean("do_layer_norm", do_layer_norm)
+        if not 0.0 <= _number("dropout", dropout) < 1.0:
+            raise ValueError(f"`dropout` must be at least 0 and less than 1, was: {dropout}.")
+        self.dropout = float(dropout)
+        self.keep_sentence_boundaries = _boolean("keep_sentence_boundaries", keep_sentence_boundaries)
+        self.scalar_mix_parameters = _mix_parameters(scalar_mix_parameters, self.num_hidden_layers + 1)
+        if _number("initializer_factor", initializer_factor) < 0.0:
+            raise ValueError(f"`initializer_factor` must not be negative, was: {initializer_factor}.")
+        self.initializer_factor = float(initializer_factor)
+
+        # A mapping of its own: `save_pretrained` writes into it.
+        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the output, the two directions side by side (`get_output_dim()` in AllenNLP)."""
+        return 2 * self.projection_dim
+
+    @hidden_size.setter
+    def hidden_size(self, value: int):
+        self.projection_dim = value // 2
+
+    @property
+    def num_filters(self) -> int:
+        """Number of convolution filters over all widths, the width of the highway layers."""
+        return sum(number for _, number in self.char_cnn_filters)
+
+
+def _number(name: str, value: Any) -> Real:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, was: {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, was: {value}.")
+    return value
+
+
+def _positive_int(name: str, value: Any, minimum: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be a whole number, was: {value!r}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, was: {value}.")
+    return int(value)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be true or false, was: {value!r}.")
+    return value
+
+
+def _clip(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if _number(name, value) <= 0:
+        raise ValueError(f"`{name}` must be positive or None, was: {value}.")
+    return float(value)
+
+
+def _filters(filters: Any, max_characters: int) -> list[list[int]]:
+    is_sequence = isinstance(filters, Sequence) and not isinstance(filters, str)
+    if not is_sequence or not filters:
+        raise TypeError(f"`char_cnn_filters` must be a non-empty list of [width, number], was: {filters!r}.")
+    checked = []
+    for index, pair in enumerate(filters):
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise TypeError(f"`char_cnn_filters[{index}]` must be [width, number], was: {pair!r}.")
+        width = _positive_int(f"char_cnn_filters[{index}] width", pair[0])
+        if width > max_characters:
+            raise ValueError(
+                f"`char_cnn_filters[{index}]` must not be wider than the {max_characters} characters of a word, "
+                f"was: {width}."
+            )
+        checked.append([width, _positive_int(f"char_cnn_filters[{index}] number", pair[1])])
+    return checked
+
+
+def _mix_parameters(parameters: Any, num_layers: int) -> list[float] | None:
+    if parameters is None:
+        return None
+    if not isinstance(parameters, Sequence) or isinstance(parameters, str) or len(parameters) != num_layers:
+        raise ValueError(
+            f"`scalar_mix_parameters` must be a list of {num_layers} numbers, one a layer (the word vectors and each "
+            f"LSTM layer), was: {parameters!r}."
+        )
+    return [float(_number("scalar_mix_parameters", value)) for value in parameters]
+
+
+__all__ = ["ElmoConfig"]

@@ -1,0 +1,519 @@
+"""
+PyTorch ELMo: the bidirectional language model of "Deep contextualized word representations" (Peters et al., 2018) and
+its scalar mix.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_elmo import ElmoConfig
+from .packing_elmo import PackedWords, pack_words
+
+# Character ids that frame a word, all one more than in bilm-tf because 0 means "no word here".
+BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER = 257, 258
+BEGIN_WORD_CHARACTER, END_WORD_CHARACTER = 259, 260
+PADDING_CHARACTER = 261
+
+# TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
+FORGET_BIAS = 1.0
+
+
+class ElmoHighway(nn.Module):
+    """
+    Highway layer (Srivastava et al., 2015): `g * relu(transform(x)) + (1 - g) * x` with `g = sigmoid(carry_gate(x))`.
+
+    The gate that bilm-tf calls `carry` opens the *transform*; the name is kept, the meaning told here.
+    """
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.transform = nn.Linear(config.num_filters, config.num_filters)
+        self.carry_gate = nn.Linear(config.num_filters, config.num_filters)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.carry_gate(hidden_states))
+        return torch.lerp(hidden_states, F.relu(self.transform(hidden_states)), gate)
+
+
+class ElmoCharacterEncoder(nn.Module):
+    """Words from their characters: convolutions, maximum over positions, highways, projection (section 3.4)."""
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.max_characters_per_token = config.max_characters_per_token
+        self.embeddings = nn.Embedding(config.vocab_size, config.char_embedding_dim, padding_idx=config.pad_token_id)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(config.char_embedding_dim, number, width) for width, number in config.char_cnn_filters
+        )
+        # Most checkpoints use relu; bilm-tf can also train with tanh.
+        self.activation = torch.tanh if config.char_cnn_activation == "tanh" else F.relu
+        self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
+        self.projection = nn.Linear(config.num_filters, config.projection_dim)
+
+    def forward(self, character_ids: Tensor | None = None, character_embeds: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            character_ids: (words, characters) ids, each word framed and filled as [`ElmoTokenizer`] does it.
+            character_embeds: (words, characters, char_embedding_dim) instead of the ids.
+
+        Returns:
+            (words, projection_dim) vectors that do not depend on the context.
+        """
+        if character_embeds is None:
+            character_embeds = self.embeddings(character_ids)
+        # (words, char_embedding_dim, characters)
+        characters = character_embeds.transpose(1, 2)
+        # The padding character is not masked: its windows take part in the maximum.
+        filters = [self.activation(convolution(characters).amax(-1)) for convolution in self.convolutions]
+        # (words, num_filters)
+        hidden_states = torch.cat(filters, dim=-1)
+        for highway in self.highways:
+            hidden_states = highway(hidden_states)
+        return self.projection(hidden_states)
+
+    def boundary_ids(self) -> Tensor:
+        """(2, characters) character ids of `<S>` and `</S>`."""
+        device = self.embeddings.weight.device
+        ids = torch.full((2, self.max_characters_per_token), PADDING_CHARACTER, device=device)
+        ids[:, 0] = BEGIN_WORD_CHARACTER
+        ids[0, 1], ids[1, 1] = BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER
+        ids[:, 2] = END_WORD_CHARACTER
+        return ids
+
+
+class ElmoLstmLayer(GradientCheckpointingLayer):
+    """
+    One LSTM layer in one direction, with a projected output and two clips (called `LSTMCell` with `num_proj` in
+    TensorFlow, `LstmCellWithProjection` in AllenNLP). Without the clips it is `torch.nn.LSTM(proj_size=...)`, gates in
+    the order i, f, g, o, but for the constant that is added to the forget gate.
+    """
+
+    def __init__(self, config: ElmoConfig, layer_idx: int):
+        super().__init__()
+        self.cell_size = config.cell_size
+        self.cell_clip = config.cell_clip
+        self.proj_clip = config.proj_clip
+        # All published checkpoints add the skip from the second layer on; bilm-tf can train without.
+        self.add_skip = config.use_skip_connections and layer_idx > 0
+        self.weight_ih = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
+        self.weight_hh = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
+        self.bias = nn.Parameter(torch.empty(4 * config.cell_size))
+        self.weight_hr = nn.Parameter(torch.empty(config.projection_dim, config.cell_size))
+
+    def forward(
+        self, inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            inputs: (N, projection_dim) time-major, longest sentence first, see [`PackedWords`].
+            hidden: (batch, projection_dim) initial state.
+            cell: (batch, cell_size) initial state.
+            batch_sizes: running sentences at each step.
+            lengths: (batch,) when sentences end before their steps do.
+
+        Returns:
+            (N, projection_dim) outputs and the state of each sentence after its last word, as it came in.
+        """
+        offset = torch.zeros_like(self.bias)
+        offset[self.cell_size : 2 * self.cell_size] = FORGET_BIAS
+        input_gates = F.linear(inputs, self.weight_ih, self.bias + offset)
+        outputs, final_hidden, final_cell = [], [], []
+        start = 0
+        for step, size in enumerate(batch_sizes):
+            if size < len(hidden):
+                # Shorter sentences have ended.
+                final_hidden.append(hidden[size:])
+                final_cell.append(cell[size:])
+                hidden, cell = hidden[:size], cell[:size]
+            gates = input_gates[start : start + size] + F.linear(hidden, self.weight_hh)
+            start += size
+            new_hidden, new_cell = self._cell(gates, cell)
+            outputs.append(new_hidden)
+            if lengths is not None:
+                running = (step < lengths)[:, None]
+                new_hidden = torch.where(running, new_hidden, hidden)
+                new_cell = torch.where(running, new_cell, cell)
+            hidden, cell = new_hidden, new_cell
+        final_hidden.append(hidden)
+        final_cell.append(cell)
+        packed = torch.cat(outputs) if outputs else inputs
+        # The state that recurs is the one before the skip connection.
+        packed = packed + inputs if self.add_skip else packed
+        return packed, torch.cat(final_hidden[::-1]), torch.cat(final_cell[::-1])
+
+    def _cell(self, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """(running, 4 * cell_size) gates before their non-linearities and (running, cell_size) cells, one step on."""
+        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+        cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        if self.cell_clip is not None:
+            cell = cell.clamp(-self.cell_clip, self.cell_clip)
+        hidden = F.linear(torch.sigmoid(output_gate) * torch.tanh(cell), self.weight_hr)
+        if self.proj_clip is not None:
+            hidden = hidden.clamp(-self.proj_clip, self.proj_clip)
+        return hidden, cell
+
+
+class ElmoEncoder(nn.Module):
+    """Two stacks of LSTM layers that never meet: layer 2 forward reads layer 1 forward (section 3.1)."""
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.forward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
+        self.backward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
+
+    def forward(
+        self, word_vectors: Tensor, packed_words: PackedWords, lstm_states: tuple[Tensor, Tensor]
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+        """
+        Args:
+            word_vectors: (rows, projection_dim) the two boundaries and the words.
+            packed_words: the order in which to read them.
+            lstm_states: hidden (batch, layers, 2, projection_dim) and cell (batch, layers, 2, cell_size).
+
+        Returns:
+            One (N, 2 * projection_dim) tensor a layer, the word vectors first, in forward order, and the final states.
+        """
+        forward_output = word_vectors[packed_words.forward_words]
+        backward_output = word_vectors[packed_words.backward_words]
+        # Layer 0 is the word vector twice, side by side.
+        layers = [torch.cat([forward_output, forward_output], dim=-1)]
+        # (layers, 2, batch, size), longest sentence first
+        hidden, cell = (state[packed_words.sorted_rows].movedim(0, 2) for state in lstm_states)
+        final_states: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for index, pair in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
+            outputs = []
+            for direction, (layer, inputs) in enumerate(zip(pair, (forward_output, backward_output), strict=True)):
+                output, final_hidden, final_cell = layer(
+                    inputs,
+                    hidden[index, direction],
+                    cell[index, direction],
+                    packed_words.batch_sizes,
+                    packed_words.lengths,
+                )
+                outputs.append(output)
+                final_states[0].append(final_hidden.to(word_vectors.device))
+                final_states[1].append(final_cell.to(word_vectors.device))
+            forward_output, backward_output = outputs
+            in_step = backward_output[packed_words.forward_to_backward]
+            layers.append(torch.cat([forward_output, in_step.to(forward_output.device)], dim=-1))
+
+        rows = torch.argsort(packed_words.sorted_rows)
+        shape = (len(rows), len(self.forward_layers), 2, -1)
+        hidden, cell = (torch.stack(states, dim=1)[rows].reshape(shape) for states in final_states)
+        return layers, (hidden, cell)
+
+
+class ElmoScalarMix(nn.Module):
+    """
+    `gamma * sum_k softmax(s)_k * h_k` (section 3.2, equation 1; `ScalarMix` in AllenNLP).
+
+    With `scalar_mix_parameters` in the configuration the weights are those, gamma is 1 and there is nothing to train.
+    """
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.num_layers = config.num_hidden_layers + 1
+        self.do_layer_norm = config.do_layer_norm
+        self.fixed_parameters = config.scalar_mix_parameters
+        if self.fixed_parameters is None:
+            self.scalar_parameters = nn.Parameter(torch.zeros(self.num_layers))
+            self.gamma = nn.Parameter(torch.ones(1))
+
+    def weights(self) -> list[float] | Tensor:
+        """The (layers,) weights after the softmax, without gamma."""
+        if self.fixed_parameters is None:
+            return torch.softmax(self.scalar_parameters, dim=0)
+        # In float64, so that -9e10 beside 1 leaves exactly 0 and 1.
+        return torch.softmax(torch.tensor(self.fixed_parameters, dtype=torch.float64), dim=0).tolist()
+
+    def forward(self, layers: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            layers: one (..., features) tensor a layer.
+            mask: (...) which positions count for the layer normalisation; all when absent. Not used without it.
+
+        Returns:
+            (..., features) their mix.
+        """
+        if len(layers) != self.num_layers:
+            raise ValueError(f"`layers` must be {self.num_layers} tensors, one a layer, was: {len(layers)}.")
+        if self.do_layer_norm:
+            layers = [_normalize_over_batch(layer, mask) for layer in layers]
+        # A layer whose fixed weight is 0 stays out: 0 times infinity would not.
+        terms = [
+            layer if isinstance(weight, float) and weight == 1.0 else weight * layer
+            for weight, layer in zip(self.weights(), layers, strict=True)
+            if not isinstance(weight, float) or weight != 0.0
+        ]
+        mixture = sum(terms[1:], start=terms[0])
+        return mixture if self.fixed_parameters is not None else self.gamma * mixture
+
+
+def _normalize_over_batch(layer: Tensor, mask: Tensor | None) -> Tensor:
+    """One mean and one variance over all unmasked positions and features *of the batch*, as in AllenNLP."""
+    # In float32 at least: the sums run over the whole batch.
+    values = layer.float() if layer.dtype in (torch.float16, torch.bfloat16) else layer
+    if mask is None:
+        mask = values.new_ones(values.shape[:-1], dtype=torch.bool)
+    mask = mask.unsqueeze(-1)
+    count = mask.sum() * values.shape[-1]
+    mean = torch.where(mask, values, 0.0).sum() / count
+    variance = (torch.where(mask, values - mean, 0.0) ** 2).sum() / count
+    # AllenNLP's guard against a variance of zero.
+    return ((values - mean) / torch.sqrt(variance + 1e-13)).to(layer.dtype)
+
+
+class ElmoPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation that all ELMo models share."""
+
+    config_class = ElmoConfig
+    base_model_prefix = "elmo"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ElmoCharacterEncoder", "ElmoLstmLayer"]
+    # A checkpoint keeps its mixes when it is loaded with fixed weights, or with fewer mixes, and starts new ones at 0.
+    _keys_to_ignore_on_load_unexpected = [r"scalar_mixes\.\d+\."]
+    _keys_to_ignore_on_load_missing = [r"scalar_mixes\.\d+\."]
+
+    def _init_weights(self, module: nn.Module):
+        """Initialises as bilm-tf does, each standard deviation times `initializer_factor`."""
+        factor = self.config.initializer_factor
+        if isinstance(module, nn.Embedding):
+            nn.init.uniform_(module.weight, -factor, factor)
+            # Row 0 stands for "no word here"; a slice cannot be filled by the guarded functions.
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+                with torch.no_grad():
+                    module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.Conv1d):
+            if self.config.char_cnn_activation == "relu":
+                nn.init.uniform_(module.weight, -0.05 * factor, 0.05 * factor)
+            else:
+                nn.init.normal_(module.weight, std=factor * (module.kernel_size[0] * module.in_channels) ** -0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=factor * module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, ElmoHighway):
+            # Starts by carrying its input through.
+            nn.init.constant_(module.carry_gate.bias, -2.0 * factor)
+        elif isinstance(module, ElmoLstmLayer):
+            for weight in (module.weight_ih, module.weight_hh, module.weight_hr):
+                nn.init.xavier_uniform_(weight, gain=factor)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, ElmoScalarMix) and module.fixed_parameters is None:
+            nn.init.zeros_(module.scalar_parameters)
+            nn.init.ones_(module.gamma)
+
+
+@dataclass
+class ElmoModelOutput(ModelOutput):
+    """
+    Output of [`ElmoModel`]. `words` is the width of the input, plus 2 with `keep_sentence_boundaries`; further leading
+    dimensions of the input stand in the place of `batch`, except in the states, where they are flattened.
+
+    Args:
+        last_hidden_state: (batch, words, hidden_size) the first mix, so that `outputs[0]` is what a pipeline wants.
+        elmo_representations: one (batch, words, hidden_size) tensor a mix. Zeros at padding.
+        mask: (batch, words) bool, `True` at words (and boundaries, where they are kept).
+        lstm_states: hidden (batch, layers, 2, projection_dim) and cell (batch, layers, 2, cell_size) of both directions
+            after each sentence, to be passed in again with the text that follows.
+        hidden_states: with `output_hidden_states=True`, one (batch, words, hidden_size) tensor a layer: the word
+            vectors twice, then each LSTM layer, forward beside backward. Not mixed, no dropout.
+    """
+
+    last_hidden_state: Tensor | None = None
+    elmo_representations: tuple[Tensor, ...] | None = None
+    mask: Tensor | None = None
+    lstm_states: tuple[Tensor, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class ElmoModel(ElmoPreTrainedModel):
+    """
+    ELMo: character encoder, bidirectional language model and scalar mix ("Deep contextualized word representations",
+    Peters et al., 2018; `Elmo` in AllenNLP).
+
+    A sentence's vectors depend on the sentence alone: no state stays between calls, and neither neighbours in the
+    batch nor padding change more than float rounding (but see `do_layer_norm`).
+    """
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__(config)
+        self.character_encoder = ElmoCharacterEncoder(config)
+        self.encoder = ElmoEncoder(config)
+        self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_output_representations))
+        self.dropout = nn.Dropout(config.dropout)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.character_encoder.embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        self.character_encoder.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        lstm_states: tuple[Tensor, Tensor] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> ElmoModelOutput | tuple:
+        """
+        Args:
+            input_ids: (batch, words, 50) character ids from [`ElmoTokenizer`], 0 at padding; more leading dimensions
+                are treated as one batch.
+            attention_mask: (batch, words) 0 at padding, on either side. Words whose ids are all 0 are padding with or
+                without it; where it masks more, it wins.
+            inputs_embeds: (batch, words, 50, char_embedding_dim) character vectors instead of `input_ids`.
+            lstm_states: states to start from, as an earlier output gave them; zeros when absent.
+            output_hidden_states: whether to return the layers as well.
+            return_dict: whether to return an [`ElmoModelOutput`] rather than a tuple.
+
+        Raises:
+            ValueError: ids, mask or states do not fit. The message gives both shapes.
+        """
+        config = self.config
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if return_dict is None:
+            return_dict = config.return_dict
+
+        mask, leading_shape = self._word_mask(input_ids, attention_mask, inputs_embeds)
+        static_shapes = mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        word_vectors, word_rows = self._word_vectors(input_ids, inputs_embeds, mask, static_shapes)
+        packed_words = pack_words(mask, word_rows, config.keep_sentence_boundaries, static_shapes)
+        lstm_states = self._initial_states(lstm_states, len(mask), word_vectors)
+        layers, lstm_states = self.encoder(word_vectors, packed_words, lstm_states)
+
+        output_shape = (*leading_shape, mask.shape[1] + 2 * config.keep_sentence_boundaries)
+        representations = tuple(
+            self.dropout(packed_words.scatter(mix(layers, packed_words.valid))).unflatten(0, output_shape)
+            for mix in self.scalar_mixes
+        )
+        hidden_states = None
+        if output_hidden_states:
+            hidden_states = tuple(packed_words.scatter(layer).unflatten(0, output_shape) for layer in layers)
+        if config.keep_sentence_boundaries:
+            ones = torch.ones(len(packed_words.slots), 1, dtype=torch.bool, device=mask.device)
+            mask = packed_words.scatter(ones).unflatten(0, output_shape)
+        outputs = ElmoModelOutput(
+            last_hidden_state=representations[0],
+            elmo_representations=representations,
+            mask=mask.reshape(output_shape),
+            lstm_states=lstm_states,
+            hidden_states=hidden_states,
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+    def _word_mask(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None
+    ) -> tuple[Tensor, torch.Size]:
+        """Checks the inputs against each other. Returns the (batch, words) mask and the leading dimensions."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given.")
+        characters = config_characters = self.config.max_characters_per_token
+        if input_ids is not None:
+            if input_ids.dim() < 3 or (characters := input_ids.shape[-1]) != config_characters:
+                raise ValueError(
+                    f"`input_ids` must have shape (batch, words, {config_characters}), was: {tuple(input_ids.shape)}. "
+                    "`ElmoTokenizer` and `batch_to_ids` make such ids."
+                )
+            shape = input_ids.shape[:-1]
+            mask = (input_ids != 0).any(-1)
+        else:
+            width = self.config.char_embedding_dim
+            if inputs_embeds.dim() < 4 or inputs_embeds.shape[-2:] != (config_characters, width):
+                raise ValueError(
+                    f"`inputs_embeds` must have shape (batch, words, {config_characters}, {width}), was: "
+                    f"{tuple(inputs_embeds.shape)}."
+                )
+            shape = inputs_embeds.shape[:-2]
+            mask = torch.ones(shape, dtype=torch.bool, device=inputs_embeds.device)
+        if attention_mask is not None:
+            if attention_mask.shape != shape:
+                raise ValueError(
+                    f"`attention_mask` must have one value a word, shape {tuple(shape)}, was: "
+                    f"{tuple(attention_mask.shape)}."
+                )
+            mask = mask & (attention_mask != 0).to(mask.device)
+        return mask.reshape(shape[:-1].numel(), shape[-1]), shape[:-1]
+
+    def _word_vectors(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, mask: Tensor, static_shapes: bool
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Returns the (rows, projection_dim) table of word vectors, boundaries first, and the (batch, words) row of each
+        word in it.
+        """
+        boundary_ids = self.character_encoder.boundary_ids()
+        if inputs_embeds is not None:
+            boundaries = self.character_encoder.embeddings(boundary_ids).to(inputs_embeds)
+            character_embeds = torch.cat([boundaries, inputs_embeds.flatten(0, -3)])
+            vectors = self.character_encoder(character_embeds=character_embeds)
+            return vectors, torch.arange(2, len(vectors), device=mask.device).view_as(mask)
+
+        character_ids = input_ids.flatten(0, -2)
+        if static_shapes:
+            table, rows = character_ids, torch.arange(2, mask.numel() + 2, device=mask.device)
+        else:
+            self._check_range(character_ids)
+            is_word = mask.flatten()
+            table, distinct_rows = _distinct_words(character_ids[is_word])
+            rows = torch.zeros_like(is_word, dtype=torch.long).masked_scatter_(is_word, distinct_rows + 2)
+        table = torch.cat([boundary_ids.to(table.device), table])
+        return self.character_encoder(table), rows.view_as(mask)
+
+    def _check_range(self, character_ids: Tensor):
+        if character_ids.numel() == 0:
+            return
+        low, high = torch.aminmax(character_ids)
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(
+                f"`input_ids` must be from 0 to {self.config.vocab_size - 1}, was: from {low.item()} to {high.item()}."
+            )
+
+    def _initial_states(
+        self, lstm_states: tuple[Tensor, Tensor] | None, batch: int, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        config = self.config
+        shapes = [(batch, config.num_hidden_layers, 2, size) for size in (config.projection_dim, config.cell_size)]
+        if lstm_states is None:
+            return like.new_zeros(shapes[0]), like.new_zeros(shapes[1])
+        given = [tuple(state.shape) for state in lstm_states]
+        if given != shapes:
+            raise ValueError(
+                f"`lstm_states` must be hidden {shapes[0]} and cell {shapes[1]}, was: {' and '.join(map(str, given))}."
+            )
+        return lstm_states[0].to(like), lstm_states[1].to(like)
+
+
+def _distinct_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the distinct rows of (words, characters) ids and the index of each word among them."""
+    if len(character_ids) == 0:
+        return character_ids, character_ids.new_zeros(0, dtype=torch.long)
+    # Sorting one fingerprint a word is far cheaper than sorting rows. Integer arithmetic wraps.
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(1 << 62), 1 << 62, (character_ids.shape[1],), generator=generator)
+    fingerprints = (character_ids.long() * factors.to(character_ids.device)).sum(1)
+    distinct, rows = torch.unique(fingerprints, return_inverse=True)
+    positions = torch.arange(len(rows), device=rows.device)
+    table = character_ids[torch.empty_like(distinct).index_copy_(0, rows, positions)]
+    if not torch.equal(table[rows], character_ids):
+        # Two words share a fingerprint; the slow way is always right.
+        return torch.unique(character_ids, dim=0, return_inverse=True)
+    return table, rows
+
+
+__all__ = ["ElmoModel", "ElmoPreTrainedModel", "ElmoModelOutput"]

@@ -1,0 +1,147 @@
+"""Where each word of a batch stands: in the batch, in the time-major order of the LSTMs and in the output."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows of the table of word vectors that hold the sentence boundaries; the words of the batch follow.
+BEGIN_OF_SENTENCE, END_OF_SENTENCE, FIRST_WORD = 0, 1, 2
+
+
+@dataclass
+class PackedWords:
+    """
+    The order in which the LSTMs read a batch: time-major, longest sentence first, without padding (what
+    `torch.nn.utils.rnn.PackedSequence` holds). Every sentence is `<S>`, its words, `</S>`; the backward direction
+    starts at each sentence's own `</S>`. `N` is the number of positions of all sentences together.
+
+    Attributes:
+        batch_sizes: sentences that are still running at each step, never increasing. Sums to `N`.
+        sorted_rows: (batch,) the row of the batch that each running sentence is.
+        forward_words: (N,) for each position in forward order, its row in the table of word vectors.
+        backward_words: (N,) the same in backward order.
+        forward_to_backward: (N,) for each position in forward order, where backward order has it.
+        slots: (N,) for each position in forward order, its place in the flattened output; `num_slots` is a place
+            that is thrown away.
+        num_slots: places in the flattened output.
+        lengths: (batch,) sentence lengths with boundaries, in the order of `sorted_rows`, when the positions include
+            padding that must not reach the final state; else `None`.
+        valid: (N,) which positions are no padding, or `None` when all are.
+    """
+
+    batch_sizes: list[int]
+    sorted_rows: Tensor
+    forward_words: Tensor
+    backward_words: Tensor
+    forward_to_backward: Tensor
+    slots: Tensor
+    num_slots: int
+    lengths: Tensor | None = None
+    valid: Tensor | None = None
+
+    def scatter(self, packed: Tensor) -> Tensor:
+        """Takes (N, features) in forward order to (num_slots, features), with zeros where there is no word."""
+        output = packed.new_zeros(self.num_slots + 1, packed.shape[-1])
+        return output.index_copy(0, self.slots, packed)[:-1]
+
+
+def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, static_shapes: bool) -> PackedWords:
+    """
+    Lays out a batch for the LSTMs.
+
+    Args:
+        mask: (batch, words) which positions are words. Any pattern: padding on either side, holes, empty rows.
+        word_rows: (batch, words) row of each word in the table of word vectors.
+        keep_sentence_boundaries: whether `<S>` and `</S>` have places in the output, which then has words + 2 columns:
+            `<S>` just before the first word and `</S>` just after the last one.
+        static_shapes: lays out all sentences as if they were as long as the batch is wide, so that no shape depends on
+            the values. Tracing needs it; it computes padding for nothing.
+    """
+    batch, width = mask.shape
+    device = mask.device
+    num_words = mask.sum(1)
+    lengths = num_words + 2
+    rows = torch.arange(batch, device=device)
+
+    # Words first, in their order: (batch, width) column of the k-th word, then of the padding.
+    columns = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+    if static_shapes:
+        steps, sorted_rows, batch_sizes = width + 2, rows, [batch] * (width + 2)
+    else:
+        steps, sorted_rows, batch_sizes = _longest_first(lengths)
+
+    # All (N,): the step, the row of the batch and its length at each position in forward order.
+    if static_shapes:
+        step = torch.arange(steps, device=device).repeat_interleave(batch)
+        rank = rows.repeat(steps)
+    else:
+        step = torch.repeat_interleave(torch.tensor(batch_sizes, device=device))
+        rank = torch.arange(len(step), device=device) - _step_offsets(batch_sizes, device)[step]
+    row = sorted_rows[rank]
+    length = lengths[row]
+    valid = step < length if static_shapes else None
+    backward_step = length - 1 - step
+    if static_shapes:
+        backward_step = torch.where(valid, backward_step, step)
+
+    # The k-th word stands at step k + 1.
+    is_begin, is_end = step == 0, step == length - 1
+    word = (step - 1).clamp(0, max(width - 1, 0))
+    if width > 0:
+        column = columns[row, word]
+        word_row = word_rows[row, column]
+    else:
+        column = word_row = torch.zeros_like(step)
+    forward_words = torch.where(is_begin, BEGIN_OF_SENTENCE, torch.where(is_end, END_OF_SENTENCE, word_row))
+
+    offsets = _step_offsets(batch_sizes, device)
+    forward_to_backward = offsets[backward_step] + rank
+
+    if keep_sentence_boundaries:
+        first = columns[:, 0] if width > 0 else torch.zeros_like(rows)
+        last = columns.gather(1, (num_words - 1).clamp(min=0)[:, None])[:, 0] if width > 0 else first
+        # An empty sentence has its boundaries in the first two columns.
+        last = torch.where(num_words > 0, last, first - 1)
+        column = torch.where(is_begin, first[row], torch.where(is_end, last[row] + 2, column + 1))
+        out_width, has_slot = width + 2, valid
+    else:
+        out_width, has_slot = width, ~(is_begin | is_end)
+        if valid is not None:
+            has_slot = has_slot & valid
+    num_slots = batch * out_width
+    slots = row * out_width + column
+    if has_slot is not None:
+        slots = torch.where(has_slot, slots, num_slots)
+
+    return PackedWords(
+        batch_sizes=batch_sizes,
+        sorted_rows=sorted_rows,
+        forward_words=forward_words,
+        # Reversing a sentence is its own inverse: the same index serves both ways.
+        backward_words=forward_words[forward_to_backward],
+        forward_to_backward=forward_to_backward,
+        slots=slots,
+        num_slots=num_slots,
+        lengths=lengths if static_shapes else None,
+        valid=valid,
+    )
+
+
+def _longest_first(lengths: Tensor) -> tuple[int, Tensor, list[int]]:
+    """Number of steps, rows by falling length and the number of running sentences at each step."""
+    sorted_lengths, sorted_rows = torch.sort(lengths, descending=True, stable=True)
+    if len(lengths) == 0:
+        return 0, sorted_rows, []
+    # The one copy to the host of a forward pass.
+    on_host = sorted_lengths.cpu()
+    steps = int(on_host[0])
+    running = torch.zeros(steps, dtype=torch.long)
+    running.index_add_(0, on_host - 1, torch.ones_like(on_host))
+    return steps, sorted_rows, running.flip(0).cumsum(0).flip(0).tolist()
+
+
+def _step_offsets(batch_sizes: list[int], device: torch.device) -> Tensor:
+    """(steps,) where each step begins among the positions."""
+    sizes = torch.tensor([0, *batch_sizes[:-1]], dtype=torch.long, device=device)
+    return sizes.cumsum(0)
