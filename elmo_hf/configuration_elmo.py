@@ -62,6 +62,9 @@ class ElmoConfig(PretrainedConfig):
         scalar_mix_parameters (sequence of `float` or `None`, defaults to `None`):
             Fixed mixing weights before the softmax, one a layer (`num_hidden_layers + 1`). With them neither the
             weights nor gamma is trained. `[-9e10, 1, -9e10]` selects the middle one of three layers.
+        word_cache_size (`int`, defaults to 16384):
+            Word vectors that a model on a CPU remembers from call to call while its weights stay the same (32 MB at
+            the original size when full); 0 turns it off. Changes no result.
         initializer_factor (`float`, defaults to 1.0):
             Multiplies every standard deviation (and the highway gate's bias) of bilm-tf's random initialisation.
         hidden_size (`int`, *optional*):
@@ -98,6 +101,7 @@ class ElmoConfig(PretrainedConfig):
         dropout: float = 0.5,
         keep_sentence_boundaries: bool = False,
         scalar_mix_parameters: Sequence[float] | None = None,
+        word_cache_size: int = 16384,
         initializer_factor: float = 1.0,
         hidden_size: int | None = None,
         pad_token_id: int = 0,
@@ -109,7 +113,7 @@ class ElmoConfig(PretrainedConfig):
         self.char_cnn_filters = _filters(char_cnn_filters, self.max_characters_per_token)
         if char_cnn_activation not in CHAR_CNN_ACTIVATIONS:
             raise ValueError(
-                f"`char_cnn_activation` must be one of {', '.join(CHAR_CNN_ACTIVATIONS)}, was: {char_cnn_activation!r}."
+                f"`char_cnn_activation` must be {' or '.join(CHAR_CNN_ACTIVATIONS)}, was: {char_cnn_activation!r}."
             )
         self.char_cnn_activation = char_cnn_activation
         self.num_highway_layers = _positive_int("num_highway_layers", num_highway_layers, minimum=0)
@@ -132,6 +136,7 @@ class ElmoConfig(PretrainedConfig):
         self.dropout = float(dropout)
         self.keep_sentence_boundaries = _boolean("keep_sentence_boundaries", keep_sentence_boundaries)
         self.scalar_mix_parameters = _mix_parameters(scalar_mix_parameters, self.num_hidden_layers + 1)
+        self.word_cache_size = _positive_int("word_cache_size", word_cache_size, minimum=0)
         if _number("initializer_factor", initializer_factor) < 0.0:
             raise ValueError(f"`initializer_factor` must not be negative, was: {initializer_factor}.")
         self.initializer_factor = float(initializer_factor)

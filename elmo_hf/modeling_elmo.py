@@ -3,7 +3,9 @@ PyTorch ELMo: the bidirectional language model of "Deep contextualized word repr
 its scalar mix.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +15,36 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_elmo import ElmoConfig
+from .lstm_elmo import (
+    Clips,
+    LstmFunction,
+    LstmWeights,
+    WeightCache,
+    lstm_inference,
+    lstm_traced,
+    prepare_products,
+    run_side_by_side,
+)
 from .packing_elmo import PackedWords, pack_words
+from .word_cache_elmo import WordVectorStore
 
 # Character ids that frame a word, all one more than in bilm-tf because 0 means "no word here".
 BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER = 257, 258
 BEGIN_WORD_CHARACTER, END_WORD_CHARACTER = 259, 260
 PADDING_CHARACTER = 261
 
+# Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
+WORDS_PER_CHUNK = 128
+
+# Largest batch whose two directions run on a thread each.
+SIDE_BY_SIDE_BATCH = 4
+
 # TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
 FORGET_BIAS = 1.0
+
+
+class ElmoCarryGate(nn.Linear):
+    """The gate of a highway layer, a class of its own because it starts almost closed: the input is carried through."""
 
 
 class ElmoHighway(nn.Module):
@@ -34,7 +57,7 @@ class ElmoHighway(nn.Module):
     def __init__(self, config: ElmoConfig):
         super().__init__()
         self.transform = nn.Linear(config.num_filters, config.num_filters)
-        self.carry_gate = nn.Linear(config.num_filters, config.num_filters)
+        self.carry_gate = ElmoCarryGate(config.num_filters, config.num_filters)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate = torch.sigmoid(self.carry_gate(hidden_states))
@@ -55,6 +78,8 @@ class ElmoCharacterEncoder(nn.Module):
         self.activation = torch.tanh if config.char_cnn_activation == "tanh" else F.relu
         self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
         self.projection = nn.Linear(config.num_filters, config.projection_dim)
+        self.word_cache_size = config.word_cache_size
+        self._word_vectors = WeightCache()
 
     def forward(self, character_ids: Tensor | None = None, character_embeds: Tensor | None = None) -> Tensor:
         """
@@ -77,6 +102,33 @@ class ElmoCharacterEncoder(nn.Module):
             hidden_states = highway(hidden_states)
         return self.projection(hidden_states)
 
+    def encode_distinct(self, character_ids: Tensor) -> Tensor:
+        """As `forward`, for words of which each occurs once: remembers their vectors while the weights stay."""
+        parameters = list(self.parameters())
+        needs_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        on_cpu = character_ids.device.type == "cpu" and all(p.device.type == "cpu" for p in parameters)
+        if needs_gradient or not on_cpu or not self.word_cache_size or torch.is_autocast_enabled("cpu"):
+            self._word_vectors.clear()
+            return self._encode_by_length(character_ids)
+        store = self._word_vectors.get(parameters, lambda: WordVectorStore(self.word_cache_size))
+        return store.lookup(character_ids, self._encode_by_length)
+
+    def _encode_by_length(self, character_ids: Tensor) -> Tensor:
+        """As `forward`, in chunks of words of similar length and without the padding that they share."""
+        if len(character_ids) == 0:
+            return self(character_ids)
+        widest = max(convolution.kernel_size[0] for convolution in self.convolutions)
+        positions = torch.arange(1, self.max_characters_per_token + 1, device=character_ids.device)
+        lengths = ((character_ids != PADDING_CHARACTER) * positions).amax(1)
+        lengths, order = torch.sort(lengths)
+        chunks = []
+        for chunk, longest in zip(
+            character_ids[order].split(WORDS_PER_CHUNK), lengths.split(WORDS_PER_CHUNK), strict=True
+        ):
+            # The maximum stays the same as long as one window of each width sees padding alone.
+            chunks.append(self(chunk[:, : int(longest[-1]) + widest]))
+        return torch.cat(chunks)[torch.argsort(order)]
+
     def boundary_ids(self) -> Tensor:
         """(2, characters) character ids of `<S>` and `</S>`."""
         device = self.embeddings.weight.device
@@ -97,14 +149,21 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
     def __init__(self, config: ElmoConfig, layer_idx: int):
         super().__init__()
         self.cell_size = config.cell_size
-        self.cell_clip = config.cell_clip
-        self.proj_clip = config.proj_clip
+        self.clips = Clips(config.cell_clip, config.proj_clip)
         # All published checkpoints add the skip from the second layer on; bilm-tf can train without.
         self.add_skip = config.use_skip_connections and layer_idx > 0
         self.weight_ih = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
         self.weight_hh = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
         self.bias = nn.Parameter(torch.empty(4 * config.cell_size))
         self.weight_hr = nn.Parameter(torch.empty(config.projection_dim, config.cell_size))
+        self._products = WeightCache()
+
+    def weights(self, dtype: torch.dtype | None = None) -> LstmWeights:
+        """The weights, in `dtype` when given."""
+        offset = torch.zeros_like(self.bias)
+        offset[self.cell_size : 2 * self.cell_size] = FORGET_BIAS
+        weights = LstmWeights(self.weight_ih, self.weight_hh, self.bias + offset, self.weight_hr)
+        return LstmWeights(*(weight.to(dtype) for weight in weights))
 
     def forward(
         self, inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], lengths: Tensor | None = None
@@ -120,43 +179,46 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         Returns:
             (N, projection_dim) outputs and the state of each sentence after its last word, as it came in.
         """
-        offset = torch.zeros_like(self.bias)
-        offset[self.cell_size : 2 * self.cell_size] = FORGET_BIAS
-        input_gates = F.linear(inputs, self.weight_ih, self.bias + offset)
-        outputs, final_hidden, final_cell = [], [], []
-        start = 0
-        for step, size in enumerate(batch_sizes):
-            if size < len(hidden):
-                # Shorter sentences have ended.
-                final_hidden.append(hidden[size:])
-                final_cell.append(cell[size:])
-                hidden, cell = hidden[:size], cell[:size]
-            gates = input_gates[start : start + size] + F.linear(hidden, self.weight_hh)
-            start += size
-            new_hidden, new_cell = self._cell(gates, cell)
-            outputs.append(new_hidden)
-            if lengths is not None:
-                running = (step < lengths)[:, None]
-                new_hidden = torch.where(running, new_hidden, hidden)
-                new_cell = torch.where(running, new_cell, cell)
-            hidden, cell = new_hidden, new_cell
-        final_hidden.append(hidden)
-        final_cell.append(cell)
-        packed = torch.cat(outputs) if outputs else inputs
+        if lengths is not None:
+            outputs, *states = lstm_traced(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths)
+        else:
+            outputs, *states = self.run(inputs, hidden, cell, batch_sizes)
         # The state that recurs is the one before the skip connection.
-        packed = packed + inputs if self.add_skip else packed
-        return packed, torch.cat(final_hidden[::-1]), torch.cat(final_cell[::-1])
+        return (outputs + inputs if self.add_skip else outputs), *states
 
-    def _cell(self, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """(running, 4 * cell_size) gates before their non-linearities and (running, cell_size) cells, one step on."""
-        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
-        cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
-        if self.cell_clip is not None:
-            cell = cell.clamp(-self.cell_clip, self.cell_clip)
-        hidden = F.linear(torch.sigmoid(output_gate) * torch.tanh(cell), self.weight_hr)
-        if self.proj_clip is not None:
-            hidden = hidden.clamp(-self.proj_clip, self.proj_clip)
-        return hidden, cell
+    def run(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        batch_sizes: list[int],
+        beside: "ElmoLstmLayer | None" = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        As `forward`, without the skip connection. With the other direction's layer `beside` it, every tensor has a
+        first dimension of 2 and both layers run in the same products.
+        """
+        layers = [self] if beside is None else [self, beside]
+        parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        device_type = inputs.device.type
+        # Autocast does not reach into a function with a backward pass of its own, nor into prepared weights.
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if autocast else self.weight_ih.dtype
+        inputs, hidden, cell = (tensor.to(dtype) for tensor in (inputs, hidden, cell))
+
+        def weights() -> LstmWeights:
+            single = [layer.weights(dtype) for layer in layers]
+            return single[0] if beside is None else LstmWeights(*map(torch.stack, zip(*single, strict=True)))
+
+        with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
+            if torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, hidden, cell, *parameters)):
+                self._products.clear()
+                return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
+            if inputs.device.type == "cpu":
+                products = self._products.get(parameters, lambda: prepare_products(weights()), dtype)
+            else:
+                products = prepare_products(weights())
+            return lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
 
 
 class ElmoEncoder(nn.Module):
@@ -179,34 +241,90 @@ class ElmoEncoder(nn.Module):
         Returns:
             One (N, 2 * projection_dim) tensor a layer, the word vectors first, in forward order, and the final states.
         """
-        forward_output = word_vectors[packed_words.forward_words]
-        backward_output = word_vectors[packed_words.backward_words]
-        # Layer 0 is the word vector twice, side by side.
-        layers = [torch.cat([forward_output, forward_output], dim=-1)]
         # (layers, 2, batch, size), longest sentence first
         hidden, cell = (state[packed_words.sorted_rows].movedim(0, 2) for state in lstm_states)
-        final_states: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for index, pair in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
-            outputs = []
-            for direction, (layer, inputs) in enumerate(zip(pair, (forward_output, backward_output), strict=True)):
-                output, final_hidden, final_cell = layer(
-                    inputs,
-                    hidden[index, direction],
-                    cell[index, direction],
-                    packed_words.batch_sizes,
-                    packed_words.lengths,
+        forward_inputs = word_vectors[packed_words.forward_words]
+        backward_inputs = word_vectors[packed_words.backward_words]
+        if self._batches_directions(packed_words):
+            results = self._run_both(torch.stack([forward_inputs, backward_inputs]), hidden, cell, packed_words)
+        else:
+            tasks = [
+                partial(_run_direction, layers, inputs, hidden[:, direction], cell[:, direction], packed_words)
+                for direction, (layers, inputs) in enumerate(
+                    ((self.forward_layers, forward_inputs), (self.backward_layers, backward_inputs))
                 )
-                outputs.append(output)
-                final_states[0].append(final_hidden.to(word_vectors.device))
-                final_states[1].append(final_cell.to(word_vectors.device))
-            forward_output, backward_output = outputs
-            in_step = backward_output[packed_words.forward_to_backward]
-            layers.append(torch.cat([forward_output, in_step.to(forward_output.device)], dim=-1))
+            ]
+            side_by_side = self._side_by_side_wins(word_vectors, packed_words)
+            results = run_side_by_side(tasks) if side_by_side else [task() for task in tasks]
+        (forward_outputs, *forward_states), (backward_outputs, *backward_states) = results
 
+        layers = [
+            torch.cat([ahead, behind[packed_words.forward_to_backward].to(ahead.device)], dim=-1)
+            for ahead, behind in zip(forward_outputs, backward_outputs, strict=True)
+        ]
         rows = torch.argsort(packed_words.sorted_rows)
-        shape = (len(rows), len(self.forward_layers), 2, -1)
-        hidden, cell = (torch.stack(states, dim=1)[rows].reshape(shape) for states in final_states)
+        # (layers, 2, batch, size) -> (batch, layers, 2, size)
+        hidden, cell = (
+            torch.stack(pair, dim=1).movedim(2, 0)[rows] for pair in zip(forward_states, backward_states, strict=True)
+        )
         return layers, (hidden, cell)
+
+    def _batches_directions(self, packed_words: PackedWords) -> bool:
+        """Whether both directions share their products: half the kernels to launch, where launches are what costs."""
+        layers = [*self.forward_layers, *self.backward_layers]
+        devices = {parameter.device for layer in layers for parameter in layer.parameters()}
+        # Hooks (offloading, sharding) and checkpointing work on calls of the layers themselves.
+        plain = not any(layer.gradient_checkpointing or hasattr(layer, "_hf_hook") for layer in layers)
+        return (
+            plain and packed_words.lengths is None and len(devices) == 1 and devices.pop().type not in ("cpu", "meta")
+        )
+
+    def _run_both(
+        self, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
+    ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
+        """As `_run_direction` for both directions; `inputs` (2, N, projection_dim)."""
+        outputs, final_hidden, final_cell = [inputs], [], []
+        for index, (ahead, behind) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
+            output, *state = ahead.run(outputs[-1], hidden[index], cell[index], packed_words.batch_sizes, behind)
+            outputs.append(output + outputs[-1] if ahead.add_skip else output)
+            final_hidden.append(state[0])
+            final_cell.append(state[1])
+        # (layers, 2, batch, size)
+        hidden, cell = torch.stack(final_hidden), torch.stack(final_cell)
+        return [([output[d] for output in outputs], hidden[:, d], cell[:, d]) for d in range(2)]
+
+    def _side_by_side_wins(self, word_vectors: Tensor, packed_words: PackedWords) -> bool:
+        """Whether one thread a direction is faster than all threads for one direction after the other."""
+        needs_gradient = torch.is_grad_enabled() and (
+            word_vectors.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+        return (
+            not needs_gradient
+            and packed_words.lengths is None
+            and word_vectors.device.type == "cpu"
+            and torch.get_num_threads() > 1
+            and not torch.is_autocast_enabled("cpu")
+            and 0 < len(packed_words.sorted_rows) <= SIDE_BY_SIDE_BATCH
+        )
+
+
+def _run_direction(
+    layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """
+    Runs one stack of layers.
+
+    Returns:
+        `inputs` and each layer's (N, projection_dim) output, the final (layers, batch, projection_dim) hidden states
+        and (layers, batch, cell_size) cells.
+    """
+    outputs, final_hidden, final_cell = [inputs], [], []
+    for layer, layer_hidden, layer_cell in zip(layers, hidden, cell, strict=True):
+        output, *state = layer(outputs[-1], layer_hidden, layer_cell, packed_words.batch_sizes, packed_words.lengths)
+        outputs.append(output)
+        final_hidden.append(state[0].to(inputs.device))
+        final_cell.append(state[1].to(inputs.device))
+    return outputs, torch.stack(final_hidden), torch.stack(final_cell)
 
 
 class ElmoScalarMix(nn.Module):
@@ -295,21 +413,16 @@ class ElmoPreTrainedModel(PreTrainedModel):
                 nn.init.uniform_(module.weight, -0.05 * factor, 0.05 * factor)
             else:
                 nn.init.normal_(module.weight, std=factor * (module.kernel_size[0] * module.in_channels) ** -0.5)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=factor * module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, ElmoHighway):
-            # Starts by carrying its input through.
-            nn.init.constant_(module.carry_gate.bias, -2.0 * factor)
         elif isinstance(module, ElmoLstmLayer):
             for weight in (module.weight_ih, module.weight_hh, module.weight_hr):
                 nn.init.xavier_uniform_(weight, gain=factor)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, ElmoScalarMix) and module.fixed_parameters is None:
             nn.init.zeros_(module.scalar_parameters)
             nn.init.ones_(module.gamma)
+        if isinstance(module, nn.Conv1d | nn.Linear | ElmoLstmLayer) and module.bias is not None:
+            nn.init.constant_(module.bias, -2.0 * factor if isinstance(module, ElmoCarryGate) else 0.0)
 
 
 @dataclass
@@ -322,8 +435,8 @@ class ElmoModelOutput(ModelOutput):
         last_hidden_state: (batch, words, hidden_size) the first mix, so that `outputs[0]` is what a pipeline wants.
         elmo_representations: one (batch, words, hidden_size) tensor a mix. Zeros at padding.
         mask: (batch, words) bool, `True` at words (and boundaries, where they are kept).
-        lstm_states: hidden (batch, layers, 2, projection_dim) and cell (batch, layers, 2, cell_size) of both directions
-            after each sentence, to be passed in again with the text that follows.
+        lstm_states: hidden (batch, layers, 2, projection_dim) and cell (batch, layers, 2, cell_size) of both
+            directions after each sentence, to be passed in again with the text that follows.
         hidden_states: with `output_hidden_states=True`, one (batch, words, hidden_size) tensor a layer: the word
             vectors twice, then each LSTM layer, forward beside backward. Not mixed, no dropout.
     """
@@ -423,20 +536,20 @@ class ElmoModel(ElmoPreTrainedModel):
         """Checks the inputs against each other. Returns the (batch, words) mask and the leading dimensions."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given.")
-        characters = config_characters = self.config.max_characters_per_token
+        characters = self.config.max_characters_per_token
         if input_ids is not None:
-            if input_ids.dim() < 3 or (characters := input_ids.shape[-1]) != config_characters:
+            if input_ids.dim() < 3 or input_ids.shape[-1] != characters:
                 raise ValueError(
-                    f"`input_ids` must have shape (batch, words, {config_characters}), was: {tuple(input_ids.shape)}. "
+                    f"`input_ids` must have shape (batch, words, {characters}), was: {tuple(input_ids.shape)}. "
                     "`ElmoTokenizer` and `batch_to_ids` make such ids."
                 )
             shape = input_ids.shape[:-1]
             mask = (input_ids != 0).any(-1)
         else:
             width = self.config.char_embedding_dim
-            if inputs_embeds.dim() < 4 or inputs_embeds.shape[-2:] != (config_characters, width):
+            if inputs_embeds.dim() < 4 or inputs_embeds.shape[-2:] != (characters, width):
                 raise ValueError(
-                    f"`inputs_embeds` must have shape (batch, words, {config_characters}, {width}), was: "
+                    f"`inputs_embeds` must have shape (batch, words, {characters}, {width}), was: "
                     f"{tuple(inputs_embeds.shape)}."
                 )
             shape = inputs_embeds.shape[:-2]
@@ -473,7 +586,8 @@ class ElmoModel(ElmoPreTrainedModel):
             table, distinct_rows = _distinct_words(character_ids[is_word])
             rows = torch.zeros_like(is_word, dtype=torch.long).masked_scatter_(is_word, distinct_rows + 2)
         table = torch.cat([boundary_ids.to(table.device), table])
-        return self.character_encoder(table), rows.view_as(mask)
+        encode = self.character_encoder if static_shapes else self.character_encoder.encode_distinct
+        return encode(table), rows.view_as(mask)
 
     def _check_range(self, character_ids: Tensor):
         if character_ids.numel() == 0:
@@ -516,4 +630,4 @@ def _distinct_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
     return table, rows
 
 
-__all__ = ["ElmoModel", "ElmoPreTrainedModel", "ElmoModelOutput"]
+__all__ = ["ElmoModel", "ElmoModelOutput", "ElmoPreTrainedModel"]

@@ -76,7 +76,7 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
         step = torch.arange(steps, device=device).repeat_interleave(batch)
         rank = rows.repeat(steps)
     else:
-        step = torch.repeat_interleave(torch.tensor(batch_sizes, device=device))
+        step = torch.repeat_interleave(torch.tensor(batch_sizes, dtype=torch.long, device=device))
         rank = torch.arange(len(step), device=device) - _step_offsets(batch_sizes, device)[step]
     row = sorted_rows[rank]
     length = lengths[row]

@@ -1,0 +1,315 @@
+"""The three ways to run an LSTM layer agree with each other, with PyTorch's own and with arithmetic by hand."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import elmo_hf.modeling_elmo
+from elmo_hf import ElmoConfig, ElmoModel
+from elmo_hf.lstm_elmo import (
+    Clips,
+    LstmFunction,
+    LstmWeights,
+    WeightCache,
+    lstm_inference,
+    lstm_traced,
+    prepare_products,
+    run_side_by_side,
+)
+from elmo_hf.modeling_elmo import ElmoEncoder, ElmoLstmLayer
+
+INPUT, CELL = 3, 5
+BATCH_SIZES = [4, 4, 2, 1, 1]
+# Wide enough bounds to leave some values alone, tight enough to catch others.
+TIGHT = Clips(0.5, 0.4)
+CLIPS = [Clips(None, None), TIGHT]
+
+
+def random_layer(directions: tuple[int, ...] = (), dtype=torch.float64, seed: int = 0) -> list[torch.Tensor]:
+    """Inputs, initial hidden states and cells, and the four weights."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [
+        (sum(BATCH_SIZES), INPUT),
+        (BATCH_SIZES[0], INPUT),
+        (BATCH_SIZES[0], CELL),
+        (4 * CELL, INPUT),
+        (4 * CELL, INPUT),
+        (4 * CELL,),
+        (INPUT, CELL),
+    ]
+    return [torch.randn(*directions, *shape, dtype=dtype, generator=generator) * 0.9 for shape in shapes]
+
+
+def traced(tensors: list[torch.Tensor], clips: Clips) -> tuple[torch.Tensor, ...]:
+    return lstm_traced(*tensors[:3], BATCH_SIZES, LstmWeights(*tensors[3:]), clips)
+
+
+@pytest.mark.parametrize("clips", CLIPS)
+def test_one_step_is_the_formula(clips):
+    inputs, hidden, cell, weight_ih, weight_hh, bias, weight_hr = (t.numpy() for t in random_layer())
+    gates = inputs[:4] @ weight_ih.T + hidden @ weight_hh.T + bias
+    input_gate, forget_gate, candidate, output_gate = np.split(gates, 4, axis=1)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    memory = sigmoid(forget_gate) * cell + sigmoid(input_gate) * np.tanh(candidate)
+    if clips.cell is not None:
+        memory = np.clip(memory, -clips.cell, clips.cell)
+    output = (sigmoid(output_gate) * np.tanh(memory)) @ weight_hr.T
+    if clips.projection is not None:
+        assert (np.abs(output) > clips.projection).any()
+        output = np.clip(output, -clips.projection, clips.projection)
+    np.testing.assert_allclose(traced(random_layer(), clips)[0][:4].numpy(), output, atol=1e-12)
+
+
+def test_without_clips_it_is_the_lstm_of_pytorch():
+    inputs, hidden, cell, *weights = random_layer()
+    twin = nn.LSTM(INPUT, CELL, proj_size=INPUT, dtype=torch.float64)
+    weight_ih, weight_hh, bias, weight_hr = weights
+    twin.load_state_dict(
+        {
+            "weight_ih_l0": weight_ih,
+            "weight_hh_l0": weight_hh,
+            "bias_ih_l0": bias,
+            "bias_hh_l0": torch.zeros_like(bias),
+            "weight_hr_l0": weight_hr,
+        }
+    )
+    packed = nn.utils.rnn.PackedSequence(inputs, torch.tensor(BATCH_SIZES))
+    expected, (expected_hidden, expected_cell) = twin(packed, (hidden[None], cell[None]))
+    output, final_hidden, final_cell = traced(random_layer(), Clips(None, None))
+    torch.testing.assert_close(output, expected.data)
+    torch.testing.assert_close(final_hidden, expected_hidden[0])
+    torch.testing.assert_close(final_cell, expected_cell[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("clips", CLIPS)
+def test_inference_equals_the_traced_layer(clips, dtype):
+    tensors = random_layer(dtype=dtype)
+    before = [tensor.clone() for tensor in tensors]
+    expected = traced(tensors, clips)
+    result = lstm_inference(*tensors[:3], BATCH_SIZES, prepare_products(LstmWeights(*tensors[3:])), clips)
+    for ours, theirs in zip(result, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # It works in place, but not on what it was given.
+    assert all(map(torch.equal, tensors, before))
+
+
+@pytest.mark.parametrize("clips", CLIPS)
+def test_gradients_equal_those_of_autograd_through_the_traced_layer(clips):
+    tensors = [tensor.requires_grad_() for tensor in random_layer()]
+    results = LstmFunction.apply(*tensors, BATCH_SIZES, clips), traced(tensors, clips)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    if clips.projection is not None:
+        assert (results[0][0].abs() == clips.projection).any()
+        assert (results[0][2].abs() == clips.cell).any()
+    gradients = []
+    for outputs in results:
+        directions = [torch.linspace(-1, 1, output.numel(), dtype=output.dtype) for output in outputs]
+        loss = sum((output.flatten() * d).sum() for output, d in zip(outputs, directions, strict=True))
+        gradients.append(torch.autograd.grad(loss, tensors, retain_graph=True))
+        # A second pass through a kept graph finds everything as it was.
+        again = torch.autograd.grad(loss, tensors)
+        assert all(map(torch.equal, gradients[-1], again))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("clips", CLIPS)
+def test_gradients_equal_finite_differences(clips):
+    tensors = [tensor.requires_grad_() for tensor in random_layer(seed=1)]
+    assert torch.autograd.gradcheck(lambda *t: LstmFunction.apply(*t, BATCH_SIZES, clips), tensors)
+
+
+def test_both_directions_in_one_product_equal_one_after_the_other():
+    both = [tensor.requires_grad_() for tensor in random_layer((2,))]
+    products = prepare_products(LstmWeights(*both[3:]))
+    together = LstmFunction.apply(*both, BATCH_SIZES, TIGHT)
+    with torch.no_grad():
+        in_place = lstm_inference(*both[:3], BATCH_SIZES, products, TIGHT)
+    for direction in range(2):
+        alone = traced([tensor[direction] for tensor in both], TIGHT)
+        for result in (together, in_place):
+            for ours, theirs in zip(result, alone, strict=True):
+                torch.testing.assert_close(ours[direction], theirs)
+
+
+def tiny_model(**changes) -> ElmoModel:
+    torch.manual_seed(0)
+    sizes = {"char_cnn_filters": [[1, 4], [3, 8]], "projection_dim": 6, "cell_size": 10, "char_embedding_dim": 4}
+    return ElmoModel(ElmoConfig(**(sizes | changes))).eval()
+
+
+def random_words(batch: int, words: int, seed: int = 0) -> torch.Tensor:
+    """(batch, words, 50) ids of words of two to nine random bytes; row k has k words less, but at least one."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.zeros(batch, words, 50, dtype=torch.long)
+    for row in range(batch):
+        for word in range(max(1, words - row)):
+            length = int(torch.randint(2, 10, (), generator=generator))
+            characters = torch.randint(1, 257, (length,), generator=generator)
+            ids[row, word] = 261
+            ids[row, word, 0] = 259
+            ids[row, word, 1 : length + 1] = characters
+            ids[row, word, length + 1] = 260
+    return ids
+
+
+def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
+    model, ids = tiny_model().double(), random_words(3, 5)
+    parameters = list(model.parameters())
+    outputs, gradients = [], []
+    for batched in (False, True):
+        monkeypatch.setattr(ElmoEncoder, "_batches_directions", lambda self, packed, batched=batched: batched)
+        outputs.append(model(ids))
+        gradients.append(torch.autograd.grad(outputs[-1].last_hidden_state.square().sum(), parameters))
+        with torch.no_grad():
+            torch.testing.assert_close(model(ids).last_hidden_state, outputs[-1].last_hidden_state)
+    torch.testing.assert_close(outputs[0].last_hidden_state, outputs[1].last_hidden_state)
+    torch.testing.assert_close(outputs[0].lstm_states, outputs[1].lstm_states)
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_the_model_gives_the_same_with_the_directions_side_by_side(monkeypatch):
+    model, ids = tiny_model(), random_words(3, 5)
+    threads = torch.get_num_threads()
+    calls = []
+
+    def counted(tasks):
+        calls.append(len(tasks))
+        return run_side_by_side(tasks)
+
+    monkeypatch.setattr(elmo_hf.modeling_elmo, "run_side_by_side", counted)
+    results = {}
+    for side_by_side in (False, True):
+        monkeypatch.setattr(ElmoEncoder, "_side_by_side_wins", lambda self, *_, wins=side_by_side: wins)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                results[side_by_side, mode] = model(ids).last_hidden_state.clone()
+    assert calls == [2, 2]
+    assert all(torch.equal(result, results[False, torch.no_grad]) for result in results.values())
+    assert torch.get_num_threads() == threads
+
+
+def optimizer_step(model: ElmoModel):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(random_words(1, 2)).last_hidden_state.square().sum().backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def edit_in_place(model: ElmoModel):
+    for parameter in model.parameters():
+        parameter.mul_(1.5)
+
+
+@torch.no_grad()
+def edit_one_element(model: ElmoModel):
+    model.encoder.forward_layers[0].weight_hh[3, 2] += 5.0
+    model.character_encoder.projection.bias[1] += 5.0
+
+
+def edit_data(model: ElmoModel):
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+
+
+def replace_data(model: ElmoModel):
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 1.5
+
+
+def load_other_weights(model: ElmoModel):
+    torch.manual_seed(7)
+    other = ElmoModel(model.config)
+    model.load_state_dict(other.state_dict())
+
+
+def convert_twice(model: ElmoModel):
+    """Rounds the weights on the way; their storage may come back to the same address."""
+    model.to(torch.bfloat16).to(torch.float32)
+
+
+EDITS = [optimizer_step, edit_in_place, edit_one_element, edit_data, replace_data, load_other_weights, convert_twice]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_change_of_the_weights_is_noticed(edit):
+    model, ids = tiny_model(), random_words(3, 5)
+    with torch.no_grad():
+        before = model(ids).last_hidden_state
+        assert torch.equal(model(ids).last_hidden_state, before)
+    edit(model)
+    fresh = ElmoModel(model.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        after = model(ids).last_hidden_state
+        assert not torch.equal(after, before)
+        torch.testing.assert_close(after, fresh(ids).last_hidden_state)
+
+
+def test_copies_and_pickles_carry_no_prepared_weights():
+    model, ids = tiny_model(), random_words(2, 4)
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert twin.encoder.forward_layers[0]._products._entry is None
+            assert torch.equal(twin(ids).last_hidden_state, expected)
+
+
+def test_prepared_weights_are_let_go_when_training_begins():
+    model, ids = tiny_model(), random_words(2, 4)
+    with torch.no_grad():
+        model(ids)
+    assert model.encoder.forward_layers[0]._products._entry is not None
+    model(ids)
+    assert model.encoder.forward_layers[0]._products._entry is None
+    assert model.character_encoder._word_vectors._entry is None
+
+
+def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
+    model, ids = tiny_model(), random_words(3, 5)
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        monkeypatch.setattr("elmo_hf.lstm_elmo.can_pack", lambda weight: False)
+        without = copy.deepcopy(model)(ids).last_hidden_state
+    torch.testing.assert_close(without, expected)
+
+
+def test_a_weight_cache_computes_once_a_state_of_its_weights():
+    cache, weight, computed = WeightCache(), torch.ones(3), []
+    for _ in range(2):
+        cache.get([weight], lambda: computed.append(weight.clone()))
+    cache.get([weight], lambda: computed.append(weight.clone()), variant=torch.bfloat16)
+    weight.add_(1)
+    cache.get([weight], lambda: computed.append(weight.clone()), variant=torch.bfloat16)
+    assert [value.tolist() for value in computed] == [[1.0] * 3, [1.0] * 3, [2.0] * 3]
+
+
+@pytest.mark.parametrize("device_dtype", [torch.bfloat16, torch.float16])
+def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
+    model, ids = tiny_model(), random_words(3, 5)
+    expected = model(ids).last_hidden_state
+    with torch.autocast("cpu", device_dtype):
+        trained = model(ids).last_hidden_state
+        with torch.no_grad():
+            inferred = model(ids).last_hidden_state
+    for result in (trained, inferred):
+        # Eight bits of mantissa over a few steps.
+        torch.testing.assert_close(result.float(), expected.float(), atol=3e-2, rtol=3e-2)
+    trained.float().square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_the_constant_of_the_forget_gate_is_added_at_run_time():
+    layer = ElmoLstmLayer(ElmoConfig(projection_dim=2, cell_size=3, char_cnn_filters=[[1, 2]]), 0)
+    nn.init.zeros_(layer.bias)
+    assert layer.weights().bias.tolist() == [0.0] * 3 + [1.0] * 3 + [0.0] * 6
