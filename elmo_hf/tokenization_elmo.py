@@ -1,0 +1,960 @@
+"""Tokenizer of the ELMo model: text to words, as its training data was split, and words to rows of character ids."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, pre_tokenizers
+from transformers import BatchEncoding, PreTrainedTokenizer
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+from transformers.utils import TensorType, logging, to_py_obj
+
+logger = logging.get_logger(__name__)
+
+BEGIN_SENTENCE = "<S>"
+END_SENTENCE = "</S>"
+
+# Character ids. Bytes are 0 to 255 in the file of a biLM; here everything is one higher, which frees 0 for "no word".
+_BYTE_OFFSET = 1
+_BEGIN_SENTENCE_ID, _END_SENTENCE_ID, _BEGIN_WORD_ID, _END_WORD_ID, _FILL_ID = range(257, 262)
+_CHARACTERS = ("<pad>", *(f"<0x{byte:02X}>" for byte in range(256)), "<S>", "</S>", "<W>", "</W>", "<fill>")
+
+_DEFAULT_WIDTH = 50
+
+
+def _character_ids(words: Sequence[str], width: int) -> np.ndarray:
+    """Character ids of words, `(len(words), width)` int64. Words repeat, so each distinct one is spelled once."""
+    index: dict[str, int] = {}
+    try:
+        inverse = [index.setdefault(word, len(index)) for word in words]
+        # A lone surrogate has no UTF-8 form: dropped, as in AllenNLP.
+        encoded = [word.encode("utf-8", "ignore")[: width - 2] for word in index]
+    except (AttributeError, TypeError):
+        wrong = next(word for word in words if not isinstance(word, str))
+        raise TypeError(f"A word must be a `str`, was: {wrong!r}.") from None
+    lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+
+    table = np.full((len(encoded), width), _FILL_ID, dtype=np.int64)
+    table[:, 0] = _BEGIN_WORD_ID
+    is_byte = np.arange(width - 2) < lengths[:, None]
+    table[:, 1:-1][is_byte] = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + _BYTE_OFFSET
+    table[np.arange(len(encoded)), lengths + 1] = _END_WORD_ID
+    for boundary, character in ((BEGIN_SENTENCE, _BEGIN_SENTENCE_ID), (END_SENTENCE, _END_SENTENCE_ID)):
+        if boundary in index:
+            table[index[boundary], 1:] = (character, _END_WORD_ID, *[_FILL_ID] * (width - 3))
+    return table[np.asarray(inverse, dtype=np.int64)]
+
+
+def _as_words(words: Any) -> list[str]:
+    """The words of one sentence as a list. A `str` is refused, it would become a sentence of one-letter words."""
+    if isinstance(words, (str, bytes, Mapping)) or not isinstance(words, Iterable):
+        raise TypeError(f"A sentence must be a list of words, was: {words!r}.")
+    return words.tolist() if isinstance(words, np.ndarray) else list(words)
+
+
+def batch_to_ids(batch: Iterable[Iterable[str]]) -> torch.Tensor:
+    """
+    Character ids of tokenised sentences (`allennlp.modules.elmo.batch_to_ids`).
+
+    Args:
+        batch (iterable of iterables of `str`): Sentences as lists of words.
+
+    Returns:
+        `torch.LongTensor` of shape `(sentences, longest sentence, 50)`, zero where a sentence has no word.
+
+    Raises:
+        TypeError: a sentence is a `str` rather than a list of words, or a word is not a `str`.
+    """
+    if isinstance(batch, (str, bytes, Mapping)) or not isinstance(batch, Iterable):
+        raise TypeError(f"`batch` must be a list of sentences, each a list of words, was: {batch!r}.")
+    sentences = [_as_words(sentence) for sentence in batch]
+    rows = _character_ids([word for sentence in sentences for word in sentence], _DEFAULT_WIDTH)
+    lengths = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
+    ids = np.zeros((len(sentences), max(lengths, default=0), _DEFAULT_WIDTH), dtype=np.int64)
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = rows
+    return torch.from_numpy(ids)
+
+
+# English words after which Moses keeps a full stop, wherever it stands (its nonbreaking_prefix.en) ...
+_ABBREVIATIONS = (
+    "[A-Z]|Adj|Adm|Adv|Asst|Bart|Bldg|Brig|Bros|Capt|Cmdr|Col|Comdr|Con|Corp|Cpl|DR|Drs?|Ens|Gen|Gov|Hon|Hosp|Hr|Insp|"
+    "Lt|MM|MRS?|MS|Maj|Messrs|Mlle|Mme|Mrs?|Ms|Msgr|Op|Ord|Pfc|Ph|Prof|Pvt|Reps?|Res|Rev|Rt|Sens?|Sfc|Sgt|Sr|St|Supt|"
+    "Surg|Rs|Nos|Nr|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec|rev|vs?"
+)
+# ... and those after which it keeps it before a number.
+_NUMBER_ABBREVIATIONS = "No|Art|pp"
+
+
+def _moses_pattern() -> str:
+    """
+    One regular expression (Oniguruma) that matches the words of the Moses tokenizer for English, unescaped.
+
+    Moses rewrites the text a dozen times; here each match is a slice of the original. One deliberate difference: an
+    apostrophe that opens or closes the *text* is split off as anywhere else. Two more concern what its training data
+    does not have: control characters separate words, and a combining mark stays with its letter.
+
+    Every group is atomic and every loop of groups is bounded, because the library gives up (a panic, not an exception)
+    after ten million steps back within one word.
+    """
+    letter = r"[[:alpha:]\p{M}]"
+    inner = r"[[:alnum:]\p{M}`\-]"
+    # 1,234 and 5'x are whole; a letter or the s of 1990's begins a word with its apostrophe.
+    glue = rf"(?<=\p{{N}}),(?=\p{{N}})|(?<=\p{{N}})'(?={letter})(?!s)"
+    # In a'b'c Moses uses up the b with the first apostrophe, and does not split at the second.
+    start = rf"(?>(?:(?<={letter})'(?:{letter}'(?={letter})|(?={letter}))|(?<=\p{{N}})'(?=s))?)"
+    body = rf"(?>{start}(?:(?>{inner}+)|\.(?={inner})|{glue}){{1,100000}})"
+    before_first_dot = rf"(?>{start}(?:(?>{inner}+)|{glue}){{0,100000}})"
+    before_first_letter = rf"(?>{start}(?:[[:digit:]\p{{M}}`\-&&[^[:alpha:]]]|\.(?={inner})|{glue}){{0,100000}})"
+    full_stop = rf"\.(?![.]|{inner})"
+    return "|".join(
+        (
+            # Two short cuts to what the general rules below give for most words.
+            r"(?>[A-Za-z]+)(?=[ ,;:!?])",
+            r"[,;:!?]",
+            r"(?>\.{2,})",
+            rf"(?=[A-Zrv])(?:{_ABBREVIATIONS}){full_stop}",
+            rf"(?:{_NUMBER_ABBREVIATIONS})\.(?=(?>\s+)[0-9])",
+            # U.S. and a.m. have a letter and another full stop
+            rf"(?={before_first_dot}\.{inner})(?={before_first_letter}[[:alpha:]]){body}{full_stop}",
+            # any word, and its full stop if the sentence goes on in lower case
+            rf"{body}(?:{full_stop}(?=(?>\s+)[[:lower:]]))?",
+            r"[^\s\x00-\x1f](?>\p{M}*)",
+        )
+    )
+
+
+_WORD_PATTERNS = {
+    "moses": _moses_pattern(),
+    # Python's idea of white space, as in `str.split`: four control characters more than Unicode's.
+    "whitespace": r"(?>[^\s\x1c-\x1f]+)",
+}
+
+
+@lru_cache
+def _pre_tokenizer(word_splitter: str) -> pre_tokenizers.Split:
+    return pre_tokenizers.Split(Regex(_WORD_PATTERNS[word_splitter]), behavior="removed", invert=True)
+
+
+def _split_words(text: str, word_splitter: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """Words of a text and where they stand in it, `(start, end)` in characters."""
+    if not isinstance(text, str):
+        raise TypeError(f"A text must be a `str`, was: {text!r}.")
+    try:
+        pieces = _pre_tokenizer(word_splitter).pre_tokenize_str(text)
+    except UnicodeEncodeError:
+        # Rust has no lone surrogates: split with a question mark in their places.
+        pieces = _pre_tokenizer(word_splitter).pre_tokenize_str(text.encode("utf-8", "replace").decode())
+    offsets = [offset for _, offset in pieces]
+    return [text[start:end] for start, end in offsets], offsets
+
+
+@dataclass(eq=False)
+class _Words:
+    """One text or list of words: the words, `(start, end)` of each in characters, and `(words, 50)` character ids."""
+
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    character_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def windows(self, max_length: int, stride: int, side: str) -> "list[tuple[int, _Words]]":
+        """
+        Cuts of at most `max_length` words, each with the index of its first word, `stride` words of a cut repeated in
+        the next. With `side="left"` they are counted from the end.
+        """
+        length = len(self)
+        if length <= max_length:
+            return [(0, self)]
+        if max_length == 0:
+            bounds = [(0, 0), (0, length)]
+        elif stride >= max_length:
+            raise ValueError(
+                f"`stride` must be less than the {max_length} words that `max_length` leaves, was: {stride}."
+            )
+        else:
+            count = 1 + -((max_length - length) // (max_length - stride))
+            starts = [index * (max_length - stride) for index in range(count)]
+            bounds = [(start, min(start + max_length, length)) for start in starts]
+            if side == "left":
+                bounds = [(length - end, length - start) for start, end in bounds]
+        return [
+            (start, _Words(self.tokens[start:end], self.offsets[start:end], self.character_ids[start:end]))
+            for start, end in bounds
+        ]
+
+
+@dataclass(eq=False)
+class ElmoEncoding:
+    """
+    One encoded sequence, with the attributes and methods of a `tokenizers.Encoding` that `BatchEncoding` asks for.
+
+    A token is a word, so tokens and words differ only in counting: a word counts from the start of its text or list,
+    a token from the start of the encoding. Boundaries and padding belong to no sequence and no word, their offsets are
+    `(0, 0)`.
+
+    Attributes:
+        tokens (list of `str`): The words as they stand in the text.
+        character_ids (`np.ndarray`): Their ids, `(len(tokens), 50)` int64.
+        offsets (list of `(start, end)`): In characters of the text, or of the word itself if words were given.
+        word_ids (list of `int` or `None`): Which word of the text or list.
+        sequence_ids (list of `int` or `None`): 0, or 1 in the second text of a pair.
+        type_ids (list of `int`): The same with boundaries counted in: `</S>` in the first text, `<S>` in the second.
+        attention_mask (list of `int`): 0 at padding.
+        n_sequences (`int`): 2 for a pair.
+        overflowing (list of `ElmoEncoding`): What truncation cut off, in windows.
+    """
+
+    tokens: list[str]
+    character_ids: np.ndarray
+    offsets: list[tuple[int, int]]
+    word_ids: list[int | None]
+    sequence_ids: list[int | None]
+    type_ids: list[int]
+    attention_mask: list[int]
+    n_sequences: int = 1
+    overflowing: "list[ElmoEncoding]" = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def ids(self) -> list[list[int]]:
+        return self.character_ids.tolist()
+
+    @property
+    def words(self) -> list[int | None]:
+        return self.word_ids
+
+    @property
+    def special_tokens_mask(self) -> list[int]:
+        return [int(sequence is None) for sequence in self.sequence_ids]
+
+    def token_to_sequence(self, token_index: int) -> int | None:
+        return self.sequence_ids[token_index] if 0 <= token_index < len(self) else None
+
+    def token_to_word(self, token_index: int) -> int | None:
+        return self.word_ids[token_index] if 0 <= token_index < len(self) else None
+
+    def token_to_chars(self, token_index: int) -> tuple[int, int] | None:
+        return None if self.token_to_sequence(token_index) is None else self.offsets[token_index]
+
+    def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> tuple[int, int] | None:
+        for token_index, place in enumerate(zip(self.word_ids, self.sequence_ids, strict=True)):
+            if place == (word_index, sequence_index):
+                return token_index, token_index + 1
+        return None
+
+    def word_to_chars(self, word_index: int, sequence_index: int = 0) -> tuple[int, int] | None:
+        span = self.word_to_tokens(word_index, sequence_index)
+        return None if span is None else self.offsets[span[0]]
+
+    def char_to_token(self, char_index: int, sequence_index: int = 0) -> int | None:
+        for token_index, (start, end) in enumerate(self.offsets):
+            if start <= char_index < end and self.sequence_ids[token_index] == sequence_index:
+                return token_index
+        return None
+
+    def char_to_word(self, char_index: int, sequence_index: int = 0) -> int | None:
+        token_index = self.char_to_token(char_index, sequence_index)
+        return None if token_index is None else self.word_ids[token_index]
+
+    def padded(self, character_ids: np.ndarray, side: str, pad_token: str) -> "ElmoEncoding":
+        """This encoding as long as `character_ids`, its own with padding on the given side."""
+        number = len(character_ids) - len(self)
+        return ElmoEncoding(
+            _padded(self.tokens, number, side, pad_token),
+            character_ids,
+            _padded(self.offsets, number, side, (0, 0)),
+            _padded(self.word_ids, number, side, None),
+            _padded(self.sequence_ids, number, side, None),
+            _padded(self.type_ids, number, side, 0),
+            _padded(self.attention_mask, number, side, 0),
+            self.n_sequences,
+        )
+
+
+def _padded(values: list, number: int, side: str, value: Any) -> list:
+    return [value] * number + values if side == "left" else values + [value] * number
+
+
+def _padded_rows(sequences: Sequence[np.ndarray], length: int, side: str) -> Sequence[np.ndarray]:
+    """
+    Sequences of `(words, 50)` ids with rows of zeros, "no word here", up to `length` words. One array
+    `(sequences, length, 50)`, which a tensor then shares, unless some are longer already.
+    """
+    if any(len(rows) > length for rows in sequences):
+        return [_padded_rows([rows], max(length, len(rows)), side)[0] for rows in sequences]
+    width = sequences[0].shape[1] if sequences else _DEFAULT_WIDTH
+    padded = np.zeros((len(sequences), length, width), dtype=np.int64)
+    for target, rows in zip(padded, sequences, strict=True):
+        start = length - len(rows) if side == "left" else 0
+        target[start : start + len(rows)] = rows
+    return padded
+
+
+def _stacked(values: list, name: str, row_shape: tuple[int, ...] = ()) -> np.ndarray:
+    """One array `(sequences, words, *row_shape)` of int64 from arrays or lists of `words` rows."""
+    lengths = sorted({len(value) for value in values})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"`{name}` must have one length to become a tensor, has: {', '.join(map(str, lengths))}. "
+            "Pass `padding=True`, or `truncation=True` and `max_length` as well."
+        )
+    stacked = np.asarray(values, dtype=np.int64)
+    return stacked.reshape(len(values), *(lengths or [0]), *row_shape)
+
+
+# Columns of an encoding beside `input_ids`: what to pad them with, and the shape of one entry.
+_COLUMNS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "token_type_ids": (0, ()),
+    "attention_mask": (0, ()),
+    "special_tokens_mask": (1, ()),
+    "offset_mapping": ((0, 0), (2,)),
+}
+
+
+class ElmoTokenizer(PreTrainedTokenizer):
+    """
+    Text or lists of words to character ids, `(words, 50)` a sentence ("Deep contextualized word representations",
+    Peters et al., 2018; `ELMoTokenCharactersIndexer` in AllenNLP).
+
+    A word is a row: its UTF-8 bytes (at most 48) between a begin and an end mark, filled up to 50. Rows of zeros are
+    padding. Every word has a row, so there is no unknown word, nothing to add to the vocabulary (`add_tokens` raises)
+    and nothing is lowercased.
+
+    The model adds the boundaries `<S>` and `</S>` itself. Between the two texts of a pair stand `</S>` and `<S>`, as
+    between two sentences of the training data; they are the only special tokens. Given as *words* they are boundaries
+    too, in raw text they are characters like any others. As tokens they have no integer ids, therefore `bos_token` and
+    `eos_token` are not set.
+
+    With `is_split_into_words=True` each given word is one token, the empty word too, and offsets count from the start
+    of that word. All arguments and results are those of a fast tokenizer (hence `is_fast`), other than that a sequence
+    longer than `model_max_length` gives no warning.
+
+    Args:
+        word_splitter (`"moses"` or `"whitespace"`, defaults to `"moses"`):
+            How raw text becomes words. `"moses"` follows the Moses tokenizer for English, which prepared the training
+            data of the English models: `do n't`-like contractions become `don 't`, `U.S.` and `well-known` stay whole.
+            `"whitespace"` is `str.split`.
+        max_characters_per_token (`int`, defaults to 50):
+            Character ids a word, begin and end marks included; at least 3, as in [`ElmoConfig`].
+        pad_token (`str`, defaults to `"<pad>"`):
+            How a row of zeros reads.
+        kwargs:
+            `model_max_length` (in words), `padding_side`, `truncation_side` and the other options of the base class.
+
+    Raises:
+        ValueError: an option, a length or a truncation is impossible.
+        TypeError: a text is not a `str`, a sentence is a `str` where a list of words is due, a word is not a `str`.
+    """
+
+    vocab_files_names: dict[str, str] = {}
+    model_input_names = ["input_ids", "attention_mask"]
+    _auto_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        word_splitter: str = "moses",
+        max_characters_per_token: int = _DEFAULT_WIDTH,
+        pad_token: str = "<pad>",
+        **kwargs: Any,
+    ):
+        if word_splitter not in _WORD_PATTERNS:
+            raise ValueError(f"`word_splitter` must be one of {', '.join(_WORD_PATTERNS)}, was: {word_splitter!r}.")
+        if isinstance(max_characters_per_token, bool) or not isinstance(max_characters_per_token, int):
+            raise TypeError(f"`max_characters_per_token` must be a whole number, was: {max_characters_per_token!r}.")
+        if max_characters_per_token < 3:
+            raise ValueError(f"`max_characters_per_token` must be at least 3, was: {max_characters_per_token}.")
+        self.word_splitter = word_splitter
+        self.max_characters_per_token = max_characters_per_token
+        # Given to the base class as well, because it saves what it was given.
+        super().__init__(
+            word_splitter=word_splitter,
+            max_characters_per_token=max_characters_per_token,
+            pad_token=pad_token,
+            **kwargs,
+        )
+
+    @property
+    def is_fast(self) -> bool:
+        """True: words are split in Rust, and offsets, word ids and overflowing windows are there."""
+        return True
+
+    # The vocabulary is the characters, and it is closed.
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of characters, 262: `vocab_size` of the model's configuration."""
+        return len(_CHARACTERS)
+
+    def __len__(self) -> int:
+        return len(_CHARACTERS)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Readable names of the 262 character ids: bytes as `<0x41>`, and six marks."""
+        return {character: index for index, character in enumerate(_CHARACTERS)}
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """0, the id that fills a row of padding."""
+        return None if self.pad_token is None else 0
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        return [] if self.pad_token is None else [0]
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Raises ValueError, unless the tokens are special tokens already (0 tokens added)."""
+        tokens = list(new_tokens) if isinstance(new_tokens, (list, tuple)) else [new_tokens] if new_tokens else []
+        new = [str(token) for token in tokens if str(token) not in self.all_special_tokens]
+        if new:
+            raise ValueError(
+                f"`new_tokens` must be empty, was: {new}. ELMo spells each word, so that every word has ids already; "
+                "to keep words whole, split the text yourself and pass `is_split_into_words=True`."
+            )
+        return 0
+
+    def add_special_tokens(self, special_tokens_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> int:
+        """Raises ValueError, unless the tokens are special tokens already (0 tokens added)."""
+        return sum(self.add_tokens(tokens) for tokens in special_tokens_dict.values())
+
+    def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        # The base class registers the special tokens of its own constructor here; they need no ids.
+        return 0
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """`()`: the vocabulary is in the code."""
+        return ()
+
+    # Words and their rows.
+
+    def words_to_character_ids(self, words: Iterable[str]) -> np.ndarray:
+        """
+        Character ids of words, `(words, max_characters_per_token)` int64. The words `<S>` and `</S>` are boundaries.
+
+        Raises:
+            TypeError: `words` is a `str`, or one of them is not.
+        """
+        return _character_ids(_as_words(words), self.max_characters_per_token)
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """The words of a text, and those of a second one after it."""
+        words = _split_words(text, self.word_splitter)[0]
+        if pair is None:
+            return words
+        boundaries = [END_SENTENCE, BEGIN_SENTENCE] if add_special_tokens else []
+        return words + boundaries + _split_words(pair, self.word_splitter)[0]
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str] | None) -> Any:
+        """
+        A word to its row of 50 ids, words to a list of rows. The padding token gives zeros, which [`~__call__`] would
+        not do: a word `<pad>` in a sentence is a word.
+        """
+        if tokens is None:
+            return None
+        words = [tokens] if isinstance(tokens, str) else _as_words(tokens)
+        ids = self.words_to_character_ids(words)
+        ids[[word == self.pad_token for word in words]] = 0
+        return ids[0].tolist() if isinstance(tokens, str) else ids.tolist()
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """
+        A row of 50 ids to its word, `(words, 50)` to a list of words, one integer to the name of that character. Bytes
+        that are no UTF-8 (a word cut within a character) become U+FFFD.
+
+        Raises:
+            ValueError: an id is not one of the 262, or a row has another length.
+        """
+        ids = to_py_obj(ids)
+        if isinstance(ids, int):
+            self._check_ids(np.asarray([ids]))
+            return _CHARACTERS[ids]
+        rows = self._as_rows([ids] if ids and isinstance(ids[0], int) else ids)
+        self._check_ids(rows)
+        if skip_special_tokens:
+            rows = rows[~self._is_special(rows)]
+        words = [self._word(row) for row in rows]
+        return words[0] if words and isinstance(ids[0], int) else words
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return " ".join(tokens)
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Words joined by spaces from `(words, 50)` ids, one string a sentence from `(sentences, words, 50)`. Lists,
+        arrays and tensors. `skip_special_tokens=True` leaves out boundaries and padding.
+        """
+        ids = to_py_obj(token_ids)
+        if _is_batch_of_rows(ids):
+            return [self.decode(rows, skip_special_tokens, clean_up_tokenization_spaces) for rows in ids]
+        words = self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
+        text = self.convert_tokens_to_string([words] if isinstance(words, str) else words)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """[`decode`] of each sentence."""
+        return [self.decode(sequence, *args, **kwargs) for sequence in sequences]
+
+    def _word(self, row: np.ndarray) -> str:
+        if not row.any():
+            return str(self.pad_token)
+        for boundary, character in ((BEGIN_SENTENCE, _BEGIN_SENTENCE_ID), (END_SENTENCE, _END_SENTENCE_ID)):
+            if character in row:
+                return boundary
+        is_byte = (row >= _BYTE_OFFSET) & (row < _BEGIN_SENTENCE_ID)
+        return bytes((row[is_byte] - _BYTE_OFFSET).tolist()).decode("utf-8", "replace")
+
+    def _is_special(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows are boundaries or padding, `(words,)` bool."""
+        is_boundary = ((rows == _BEGIN_SENTENCE_ID) | (rows == _END_SENTENCE_ID)).any(axis=1)
+        return is_boundary | ~rows.any(axis=1)
+
+    def _check_ids(self, ids: np.ndarray):
+        wrong = ids[(ids < 0) | (ids >= len(_CHARACTERS))]
+        if wrong.size:
+            raise ValueError(f"A character id must be from 0 to {len(_CHARACTERS) - 1}, was: {wrong[0]}.")
+
+    def _as_rows(self, ids: Any) -> np.ndarray:
+        """Rows of character ids, `(words, 50)` int64, from nested lists, an array or a tensor; `[]` is no words."""
+        width = self.max_characters_per_token
+        shape = tuple(ids.shape) if hasattr(ids, "shape") else (len(ids), *({len(row) for row in ids} or {width}))
+        if shape != (shape[0], width) and shape != (0,):
+            raise ValueError(f"`input_ids` of a sentence must be (words, {width}), was: {shape}.")
+        return np.asarray(ids, dtype=np.int64).reshape(-1, width)
+
+    # Special tokens: only </S> <S> between the texts of a pair.
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        return 2 if pair else 0
+
+    def build_inputs_with_special_tokens(self, token_ids_0: list, token_ids_1: list | None = None) -> list:
+        """Rows of a text, or of a pair with `</S>` and `<S>` between."""
+        if token_ids_1 is None:
+            return list(token_ids_0)
+        return [*token_ids_0, *self.convert_tokens_to_ids([END_SENTENCE, BEGIN_SENTENCE]), *token_ids_1]
+
+    def create_token_type_ids_from_sequences(self, token_ids_0: list, token_ids_1: list | None = None) -> list[int]:
+        """0 for the first text and its `</S>`, 1 for `<S>` and the second."""
+        if token_ids_1 is None:
+            return [0] * len(token_ids_0)
+        return [0] * (len(token_ids_0) + 1) + [1] * (len(token_ids_1) + 1)
+
+    def get_special_tokens_mask(
+        self, token_ids_0: list, token_ids_1: list | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 for boundaries (and padding, if `already_has_special_tokens`), 0 for words."""
+        if already_has_special_tokens:
+            if token_ids_1 is not None:
+                raise ValueError("`token_ids_1` must be None if `already_has_special_tokens`, was given.")
+            return self._is_special(self._as_rows(token_ids_0)).astype(int).tolist()
+        if token_ids_1 is None:
+            return [0] * len(token_ids_0)
+        return [0] * len(token_ids_0) + [1, 1] + [0] * len(token_ids_1)
+
+    # Encoding. transformers 5 sends single texts and batches to `_encode_plus`, 4 has a second method for batches.
+
+    def _encode_plus(
+        self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **options: Any
+    ) -> BatchEncoding:
+        samples, is_batch = _samples(text, text_pair, is_split_into_words)
+        texts = [text for sample in samples for text in sample]
+        if is_split_into_words:
+            split, spans = [_as_words(words) for words in texts], None
+        else:
+            pieces = [_split_words(text, self.word_splitter) for text in texts]
+            split, spans = [words for words, _ in pieces], [offsets for _, offsets in pieces]
+        # All words of the batch at once.
+        rows = self.words_to_character_ids([word for words in split for word in words])
+        if spans is None:
+            spans = [[(0, len(word)) for word in words] for words in split]
+        ends = np.cumsum([len(words) for words in split], dtype=np.int64)
+        spelled = iter(map(_Words, split, spans, np.split(rows, ends[:-1]) if split else []))
+        return self._encode([[next(spelled) for _ in sample] for sample in samples], is_batch, **options)
+
+    def _batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
+        return self._encode_plus(batch_text_or_text_pairs, **options)
+
+    def prepare_for_model(
+        self,
+        ids: Any,
+        pair_ids: Any = None,
+        padding: bool | str | PaddingStrategy = False,
+        truncation: bool | str | TruncationStrategy | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        prepend_batch_axis: bool = False,
+        **options: Any,
+    ) -> BatchEncoding:
+        """
+        [`~__call__`] for words that are rows of ids already: `(words, 50)`, and those of a second text. Without
+        `prepend_batch_axis` tensors have no batch axis.
+        """
+        padding_strategy, truncation_strategy, max_length, _ = self._get_padding_truncation_strategies(
+            padding=padding, truncation=truncation, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of
+        )
+        sample = []
+        for rows in (ids,) if pair_ids is None else (ids, pair_ids):
+            tokens = self.convert_ids_to_tokens(rows)
+            sample.append(_Words(tokens, [(0, len(token)) for token in tokens], self._as_rows(rows)))
+        encoded = self._encode(
+            [sample],
+            is_batch=False,
+            padding_strategy=padding_strategy,
+            truncation_strategy=truncation_strategy,
+            max_length=max_length,
+            pad_to_multiple_of=pad_to_multiple_of,
+            **options,
+        )
+        if options.get("return_tensors") is not None and not prepend_batch_axis and len(encoded.encodings) == 1:
+            encoded.data = {name: value[0] for name, value in encoded.data.items()}
+        return encoded
+
+    def _encode(
+        self,
+        samples: list[list[_Words]],
+        is_batch: bool,
+        add_special_tokens: bool = True,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy: TruncationStrategy = TruncationStrategy.DO_NOT_TRUNCATE,
+        max_length: int | None = None,
+        stride: int = 0,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: Any = None,
+        return_overflowing_tokens: bool = False,
+        **columns: Any,
+    ) -> BatchEncoding:
+        """Encodes samples of one or two texts. With overflow, each window is a sequence of the batch."""
+        encodings: list[ElmoEncoding] = []
+        sample_of: list[int] = []
+        for index, sample in enumerate(samples):
+            windows = self._windows(
+                sample, add_special_tokens, truncation_strategy, max_length, stride, return_overflowing_tokens
+            )
+            encodings += [self._joined(window, add_special_tokens) for window in windows]
+            sample_of += [index] * len(windows)
+
+        rows: Sequence[np.ndarray] = [encoding.character_ids for encoding in encodings]
+        side = self._side(padding_side)
+        if length := _padded_length(map(len, rows), padding_strategy, max_length, pad_to_multiple_of):
+            rows = _padded_rows(rows, length, side)
+            pad_token = str(self.pad_token)
+            encodings = [
+                encoding.padded(character_ids, side, pad_token)
+                for encoding, character_ids in zip(encodings, rows, strict=True)
+            ]
+        for _, group in groupby(zip(sample_of, encodings, strict=True), key=itemgetter(0)):
+            first, *overflowing = (encoding for _, encoding in group)
+            first.overflowing = overflowing
+
+        data: dict[str, Any] = {"input_ids": rows, **self._columns(encodings, **columns)}
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = sample_of
+        elif not is_batch and return_tensors is None:
+            # A single sequence has no batch axis; its length stays a list of one, as with every fast tokenizer.
+            return BatchEncoding(
+                {name: values if name == "length" else values[0] for name, values in _as_lists(data).items()},
+                encodings,
+            )
+        return _as_batch(data, return_tensors, encodings)
+
+    def _windows(
+        self,
+        sample: list[_Words],
+        add_special_tokens: bool,
+        strategy: TruncationStrategy,
+        max_length: int | None,
+        stride: int,
+        with_overflow: bool,
+    ) -> list[list[tuple[int, _Words]]]:
+        """Windows of a sample, each one cut (start, words) a text. The first is what truncation leaves."""
+        num_special = self.num_special_tokens_to_add(len(sample) == 2) if add_special_tokens else 0
+        lengths = [len(words) for words in sample]
+        if (
+            strategy == TruncationStrategy.DO_NOT_TRUNCATE
+            or max_length is None
+            or sum(lengths) + num_special <= max_length
+        ):
+            return [[(0, words) for words in sample]]
+        if max_length < num_special:
+            raise ValueError(
+                f"`max_length` must be at least {num_special} for the boundaries of a pair, was: {max_length}."
+            )
+        kept = _kept_lengths(lengths, max_length - num_special, strategy)
+        cuts = [
+            words.windows(number, stride, self.truncation_side) for words, number in zip(sample, kept, strict=True)
+        ]
+        if not with_overflow:
+            return [[cut[0] for cut in cuts]]
+        if len(cuts) == 1:
+            return [[cut] for cut in cuts[0]]
+        # The order of the `tokenizers` library.
+        (first, *later_first), (second, *later_second) = cuts
+        return [
+            [first, second],
+            *([one, other] for one in later_first for other in (second, *later_second)),
+            *([first, other] for other in later_second),
+        ]
+
+    def _joined(self, window: list[tuple[int, _Words]], add_special_tokens: bool) -> ElmoEncoding:
+        parts = [_encoding(words, start, sequence) for sequence, (start, words) in enumerate(window)]
+        if len(parts) == 1:
+            return parts[0]
+        if add_special_tokens:
+            boundaries = [END_SENTENCE, BEGIN_SENTENCE]
+            rows = self.words_to_character_ids(boundaries)
+            nothing: list[Any] = [None, None]
+            parts.insert(1, ElmoEncoding(boundaries, rows, [(0, 0), (0, 0)], nothing, nothing, [0, 1], [1, 1]))
+        return _concatenated(parts)
+
+    def _columns(
+        self,
+        encodings: list[ElmoEncoding],
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        split_special_tokens: bool = False,
+        **unused: Any,
+    ) -> dict[str, list]:
+        if unused:
+            logger.warning(f"Not used by {type(self).__name__}: {', '.join(unused)}.")
+        data: dict[str, list] = {}
+        if self._wanted(return_token_type_ids, "token_type_ids"):
+            data["token_type_ids"] = [encoding.type_ids for encoding in encodings]
+        if self._wanted(return_attention_mask, "attention_mask"):
+            data["attention_mask"] = [encoding.attention_mask for encoding in encodings]
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = [encoding.special_tokens_mask for encoding in encodings]
+        if return_offsets_mapping:
+            data["offset_mapping"] = [encoding.offsets for encoding in encodings]
+        if return_length:
+            data["length"] = [len(encoding) for encoding in encodings]
+        return data
+
+    def _wanted(self, choice: bool | None, name: str) -> bool:
+        return name in self.model_input_names if choice is None else choice
+
+    def _side(self, padding_side: str | None) -> str:
+        side = self.padding_side if padding_side is None else padding_side
+        if side not in ("left", "right"):
+            raise ValueError(f"`padding_side` must be left or right, was: {side!r}.")
+        return side
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str | PaddingStrategy = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: Any = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """
+        Pads encoded sequences, as collators do: a list of them, or one mapping of a single sequence, `input_ids`
+        (words, 50), or of a batch, (sequences, words, 50). Lists, arrays and tensors; without `return_tensors` the
+        result is of the same kind. The columns of an encoding are padded, others (labels) are taken as they are.
+
+        Raises:
+            ValueError: there are no `input_ids`, or their shape is another.
+        """
+        columns = _transposed(encoded_inputs)
+        is_batch = isinstance(encoded_inputs, (list, tuple)) or _is_batch_of_rows(columns["input_ids"])
+        if not is_batch:
+            columns = {name: [value] for name, value in columns.items()}
+        if return_tensors is None:
+            return_tensors = _tensor_type(columns["input_ids"])
+
+        rows = [self._as_rows(ids) for ids in columns["input_ids"]]
+        if self._wanted(return_attention_mask, "attention_mask") and "attention_mask" not in columns:
+            columns["attention_mask"] = [[1] * len(sequence) for sequence in rows]
+        strategy, _, max_length, _ = self._get_padding_truncation_strategies(
+            padding=padding, max_length=max_length, verbose=verbose
+        )
+        length = _padded_length([len(sequence) for sequence in rows], strategy, max_length, pad_to_multiple_of)
+        missing = [max(length - len(sequence), 0) for sequence in rows]
+        side = self._side(padding_side)
+        for name, (value, _) in _COLUMNS.items():
+            if name in columns:
+                columns[name] = [
+                    _padded(list(to_py_obj(values)), number, side, value)
+                    for values, number in zip(columns[name], missing, strict=True)
+                ]
+        columns["input_ids"] = _padded_rows(rows, length, side) if length else rows
+        batch = _as_batch(columns, return_tensors)
+        if not is_batch:
+            batch.data = {name: values[0] for name, values in batch.data.items()}
+        return batch
+
+
+def _samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[tuple], bool]:
+    """Samples of one or two texts (or lists of words), and whether they came as a batch."""
+    if isinstance(text, str) and is_split_into_words:
+        raise TypeError(f"`text` must be a list of words if `is_split_into_words=True`, was: {text!r}.")
+    is_batch = isinstance(text, (list, tuple)) and (
+        (len(text) > 0 and _is_sequence(text[0])) if is_split_into_words else True
+    )
+    if not is_batch:
+        return [(text,) if text_pair is None else (text, text_pair)], False
+    if text_pair is None:
+        return [_sample(item, is_split_into_words) for item in text], True
+    if not isinstance(text_pair, (list, tuple)):
+        raise TypeError(f"`text_pair` must be a list as long as the batch `text`, was: {text_pair!r}.")
+    if len(text_pair) != len(text):
+        raise ValueError(f"`text_pair` must be as long as the batch `text`, {len(text)}, was: {len(text_pair)}.")
+    return list(zip(text, text_pair, strict=True)), True
+
+
+def _sample(item: Any, is_split_into_words: bool) -> tuple:
+    """One item of a batch, `(text,)` or `(text, text_pair)`."""
+    if not _is_sequence(item) or (is_split_into_words and not any(map(_is_sequence, item))):
+        return (item,)
+    if len(item) != 2:
+        raise ValueError(f"A pair must have two texts, was: {item!r}.")
+    return tuple(item)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray))
+
+
+def _kept_lengths(lengths: list[int], max_length: int, strategy: TruncationStrategy) -> list[int]:
+    """Words to keep of each of one or two texts, `max_length` in all, fewer than there are."""
+    if max_length == 0:
+        return [0] * len(lengths)
+    if strategy == TruncationStrategy.LONGEST_FIRST and len(lengths) == 2:
+        # The shorter text stays whole if the longer one stays longer; else both get half, the longer the odd word.
+        shorter = min(*lengths, max_length // 2)
+        longer = max_length - shorter
+        return [shorter, longer] if lengths[0] <= lengths[1] else [longer, shorter]
+    index = int(strategy == TruncationStrategy.ONLY_SECOND)
+    if index >= len(lengths):
+        raise ValueError("`truncation='only_second'` needs a `text_pair`, was: None.")
+    kept = max_length - (sum(lengths) - lengths[index])
+    if kept <= 0:
+        raise ValueError(
+            f"`max_length` must leave a word of the text that {strategy.value!r} cuts; the other has "
+            f"{sum(lengths) - lengths[index]} words, `max_length` without boundaries was: {max_length}."
+        )
+    return [kept if place == index else length for place, length in enumerate(lengths)]
+
+
+def _padded_length(
+    lengths: Iterable[int], strategy: PaddingStrategy, max_length: int | None, multiple: int | None
+) -> int:
+    """Words to pad each sequence to, 0 for no padding."""
+    if strategy == PaddingStrategy.DO_NOT_PAD:
+        return 0
+    longest = max(lengths, default=0)
+    length = max_length if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None else longest
+    return -(-length // multiple) * multiple if multiple else length
+
+
+def _encoding(words: _Words, start: int, sequence: int) -> ElmoEncoding:
+    """A cut of one text that begins at its word `start`."""
+    length = len(words)
+    word_ids: list[int | None] = list(range(start, start + length))
+    return ElmoEncoding(
+        words.tokens,
+        words.character_ids,
+        words.offsets,
+        word_ids,
+        [sequence] * length,
+        [sequence] * length,
+        [1] * length,
+    )
+
+
+def _concatenated(parts: list[ElmoEncoding]) -> ElmoEncoding:
+    """The encoding of a pair."""
+    return ElmoEncoding(
+        [token for part in parts for token in part.tokens],
+        np.concatenate([part.character_ids for part in parts]),
+        [offset for part in parts for offset in part.offsets],
+        [word for part in parts for word in part.word_ids],
+        [sequence for part in parts for sequence in part.sequence_ids],
+        [type_id for part in parts for type_id in part.type_ids],
+        [mask for part in parts for mask in part.attention_mask],
+        n_sequences=2,
+    )
+
+
+def _as_lists(data: dict[str, list]) -> dict[str, list]:
+    return {**data, "input_ids": [rows.tolist() for rows in data["input_ids"]]}
+
+
+def _as_batch(
+    data: dict[str, list], return_tensors: Any, encodings: list[ElmoEncoding] | None = None
+) -> BatchEncoding:
+    """Columns of a batch as lists or tensors. Character ids become tensors directly: lists would take far longer."""
+    tensor_type = None if return_tensors is None else TensorType(return_tensors)
+    if tensor_type not in (TensorType.PYTORCH, TensorType.NUMPY):
+        return BatchEncoding(_as_lists(data), encodings, tensor_type=tensor_type)
+    converted: dict[str, Any] = dict(data)
+    width = data["input_ids"][0].shape[1] if len(data["input_ids"]) else _DEFAULT_WIDTH
+    shapes = {"input_ids": (width,), **{name: shape for name, (_, shape) in _COLUMNS.items()}}
+    for name in filter(data.__contains__, shapes):
+        stacked = _stacked(data[name], name, shapes[name])
+        converted[name] = torch.from_numpy(stacked) if tensor_type == TensorType.PYTORCH else stacked
+    return BatchEncoding(converted, encodings, tensor_type=tensor_type)
+
+
+def _transposed(encoded_inputs: Any) -> dict[str, Any]:
+    """Columns of a mapping or of a list of mappings."""
+    if isinstance(encoded_inputs, (list, tuple)):
+        names = encoded_inputs[0] if encoded_inputs else ()
+        columns = {name: [example[name] for example in encoded_inputs] for name in names}
+    else:
+        columns = dict(encoded_inputs)
+    if "input_ids" not in columns:
+        raise ValueError(f"`encoded_inputs` must have `input_ids`, has: {', '.join(columns) or 'nothing'}.")
+    return columns
+
+
+def _is_batch_of_rows(ids: Any) -> bool:
+    """Whether ids are (sentences, words, 50) rather than (words, 50). An empty list is a sentence, never a row."""
+    if hasattr(ids, "ndim"):
+        return ids.ndim > 2
+    if not isinstance(ids, (list, tuple)):
+        return False
+    return any(
+        item.ndim > 1 if hasattr(item, "ndim") else isinstance(item, (list, tuple)) and (not item or _is_row(item[0]))
+        for item in ids
+    )
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def _tensor_type(values: Any) -> TensorType | None:
+    """The kind of array that nested lists hold."""
+    while isinstance(values, (list, tuple)) and values:
+        values = values[0]
+    if isinstance(values, torch.Tensor):
+        return TensorType.PYTORCH
+    return TensorType.NUMPY if isinstance(values, np.ndarray) else None
+
+
+__all__ = ["ElmoTokenizer", "batch_to_ids"]
