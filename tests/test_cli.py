@@ -1,0 +1,121 @@
+"""The command line: what it prints, what it leaves and how it ends."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from typer.testing import CliRunner
+
+from elmo_hf import ElmoModel
+from elmo_hf.cli import app
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def run_process(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    arguments = [sys.executable, *map(str, command)]
+    return subprocess.run(arguments, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_convert_prints_bars_a_summary_and_the_next_steps(reference_dir: Path, tmp_path: Path):
+    code, out, err = run(
+        "convert", reference_dir / "options.json", reference_dir / "lm_weights.hdf5", tmp_path / "elmo-tiny"
+    )
+    assert code == 0
+    assert "2 layers x 2 directions, 64 cells projected to 16; 124 character filters, 2 highways" in out
+    assert "parameters  105,128 (0.4 MB of safetensors)" in out
+    assert "all layers agree with the hdf5 file to " in out
+    assert "dfdfd3001b5965b4b6ef857ac772b6624984f8248eaae08fb9be6d1b51ad8755  lm_weights.hdf5" in out
+    assert f"hf upload YOUR_NAME/elmo-tiny {tmp_path / 'elmo-tiny'}" in out
+    for step in ("Reading", "Writing", "Verifying", "Hashing"):
+        assert f"{step:<9} 100% |" in err
+    assert ElmoModel.from_pretrained(tmp_path / "elmo-tiny").config.cell_size == 64
+
+
+def test_export_gives_the_converted_file_back(reference_model_dir: Path, reference_dir: Path, tmp_path: Path):
+    code, out, _ = run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5")
+    assert code == 0
+    assert out == f"{tmp_path / 'o.json'}\n{tmp_path / 'w.hdf5'}\n"
+    with h5py.File(tmp_path / "w.hdf5") as given, h5py.File(reference_dir / "lm_weights.hdf5") as expected:
+        assert given["char_embed"][()].tobytes() == expected["char_embed"][()].tobytes()
+    code, _, err = run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5")
+    assert (code, err) == (1, f"elmo-hf: {tmp_path / 'o.json'}: must be a new file, was there already.\n")
+    assert run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5", "--overwrite")[0] == 0
+
+
+def test_convert_overwrites_only_when_it_is_told_to(reference_dir: Path, tmp_path: Path):
+    files = (reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
+    assert run("convert", *files, tmp_path / "out", "--no-verify", "--license", "apache-2.0")[0] == 0
+    assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    code, out, err = run("convert", *files, tmp_path / "out", "--no-verify")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"elmo-hf: {tmp_path / 'out'}: must be a new or empty folder")
+    assert run("convert", *files, tmp_path / "out", "--no-verify", "--overwrite")[0] == 0
+    assert "license: apache-2.0" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "message"),
+    [
+        ("none.json", "lm_weights.hdf5", "none.json: must be a file, was missing."),
+        ("options.json", "none.hdf5", "none.hdf5: must be a file, was missing."),
+        ("options.json", "sentences.json", "sentences.json: must be an hdf5 file, starts with: "),
+        (
+            "options.json",
+            "lm_embeddings_0.hdf5",
+            "lm_embeddings_0.hdf5: every dataset must be one that the options ask for",
+        ),
+        ("sentences.json", "lm_weights.hdf5", "sentences.json: must hold a JSON object, was: "),
+    ],
+)
+def test_wrong_files_end_with_one_line_and_code_1(
+    reference_dir: Path, tmp_path: Path, options: str, weights: str, message: str
+):
+    code, out, err = run("convert", reference_dir / options, reference_dir / weights, tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert err.startswith("elmo-hf: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_module_and_the_script_convert_like_the_command(reference_dir: Path, tmp_path: Path):
+    files = (reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
+    script = ROOT / "conversion" / "convert_hdf5_to_safetensors.py"
+    for command, folder in ((("-m", "elmo_hf", "convert"), "module"), ((script,), "script")):
+        done = run_process(*command, *files, folder, "--no-verify", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"hf upload YOUR_NAME/{folder} {folder}" in done.stdout
+        assert (tmp_path / folder / "model.safetensors").is_file()
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("module", "script")]
+    assert weights[0] == weights[1]
+
+
+def test_an_error_in_the_process_shows_no_traceback(tmp_path: Path):
+    done = run_process("-m", "elmo_hf", "convert", "a.json", "b.hdf5", "c", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "elmo-hf: a.json: must be a file, was missing.\n")
+
+
+def test_without_typer_one_line_says_what_to_install(tmp_path: Path):
+    done = run_process("-c", "import sys; sys.modules['typer'] = None; import elmo_hf.cli", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'\n"
+
+
+def test_a_converted_folder_may_be_named_by_a_relative_path(
+    reference_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(reference_dir / "options.json", tmp_path)
+    assert run("convert", "options.json", reference_dir / "lm_weights.hdf5", "deep/out", "--no-verify")[0] == 0
+    assert (tmp_path / "deep" / "out" / "README.md").is_file()
