@@ -1,0 +1,194 @@
+"""
+Words a second on a CPU: this library, AllenNLP 2.10.1 and `torch.nn.LSTM(proj_size=...)`, in one process, in turn.
+
+    python -m benchmarks.inference_speed --quick
+    python -m benchmarks.inference_speed --corpus sentences.txt --size original
+
+Weights are random, sentences real: the 30 news sentences of the reference fixture, or a file with one tokenised
+sentence a line. Word vectors are forgotten before every timed pass, so nothing is remembered from an earlier one.
+`torch.nn.LSTM` stands for the speed of PyTorch itself: it has no clips, and gets the word vectors for nothing.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks.allennlp_modules import load_allennlp
+from benchmarks.machine import best_times, describe, sgemm_rate
+from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
+from elmo_hf.checkpoints.bilm_hdf5 import write_options, write_weights
+from tests.reference import reference_folder
+
+SIZES = {
+    "small": {"cell_size": 1024, "projection_dim": 128, "num_highway_layers": 1},
+    "medium": {"cell_size": 2048, "projection_dim": 256, "num_highway_layers": 1},
+    "original": {},
+}
+BATCH_SIZES = (1, 8, 32, 64)
+SORTED_BATCH_SIZES = (32, 64, 128)
+
+Sentences = list[list[str]]
+
+
+class PlainLstms(nn.Module):
+    """The LSTMs of a biLM as PyTorch offers them: no clips, packed sequences, skip connections."""
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.width = config.projection_dim
+        self.layers = nn.ModuleList(
+            nn.LSTM(config.projection_dim, config.cell_size, proj_size=config.projection_dim)
+            for _ in range(2 * config.num_hidden_layers)
+        )
+
+    def forward(self, lengths: list[int]) -> torch.Tensor:
+        words = [torch.zeros(length + 2, self.width) for length in lengths]
+        packed = nn.utils.rnn.pack_sequence(words, enforce_sorted=False)
+        output = packed.data
+        for layer in self.layers:
+            output, _ = layer(nn.utils.rnn.PackedSequence(output, *packed[1:]))[0][0:2]
+        return output
+
+
+def model_pair(size: str, folder: Path) -> tuple[ElmoModel, nn.Module, PlainLstms]:
+    """Ours and AllenNLP's with the same random weights, and PyTorch's LSTMs of that size."""
+    torch.manual_seed(0)
+    config = ElmoConfig(**SIZES[size])
+    ours = ElmoModel(config).eval()
+    options, weights = folder / f"{size}.json", folder / f"{size}.hdf5"
+    write_options(config, options)
+    write_weights(ours, config, weights)
+    theirs = load_allennlp()._ElmoBiLm(str(options), str(weights)).eval()
+    weights.unlink()
+    return ours, theirs, PlainLstms(config).eval()
+
+
+def passes(
+    ours: ElmoModel, theirs: nn.Module, plain: PlainLstms, batches: list[Sentences]
+) -> dict[str, Callable[[], object]]:
+    """One pass over the batches by each, from tokenised sentences to vectors of all layers."""
+    ids = [batch_to_ids(batch) for batch in batches]
+
+    def run_ours():
+        ours.character_encoder.forget()
+        for batch in ids:
+            ours(batch, output_hidden_states=True)
+
+    def run_theirs():
+        for batch in ids:
+            theirs(batch)
+
+    def run_plain():
+        for batch in batches:
+            plain([len(sentence) for sentence in batch])
+
+    return {"elmo_hf": run_ours, "AllenNLP": run_theirs, "nn.LSTM": run_plain}
+
+
+def split(sentences: Sentences, batch_size: int) -> list[Sentences]:
+    return [sentences[start : start + batch_size] for start in range(0, len(sentences), batch_size)]
+
+
+def num_words(sentences: Sentences) -> int:
+    return sum(map(len, sentences))
+
+
+def useful_work(config: ElmoConfig) -> float:
+    """Floating-point operations of the LSTMs a position; the boundaries are positions, too."""
+    one_layer = 4 * config.cell_size * 2 * config.projection_dim + config.cell_size * config.projection_dim
+    return 2 * 2 * config.num_hidden_layers * one_layer
+
+
+def unsorted_table(size: str, models: tuple, sentences: Sentences, limits: dict[int, int], rounds: int) -> Table:
+    table = Table(title=f"{size} size, unsorted, words a second")
+    for column in ("batch", "sentences", "elmo_hf", "AllenNLP", "nn.LSTM", "x AllenNLP"):
+        table.add_column(column, justify="right")
+    for batch_size in BATCH_SIZES:
+        some = sentences[: limits[batch_size]]
+        seconds = best_times(passes(*models, split(some, batch_size)), rounds)
+        rates = {name: num_words(some) / second for name, second in seconds.items()}
+        table.add_row(
+            str(batch_size),
+            str(len(some)),
+            *(f"{rate:.0f}" for rate in rates.values()),
+            f"{rates['elmo_hf'] / rates['AllenNLP']:.1f}",
+        )
+    return table
+
+
+def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, alone: int) -> Table:
+    """A corpus sorted by length. AllenNLP's best batch size counts, and, beside it, one sentence at a time."""
+    table = Table(title=f"{size} size, {len(sentences)} sentences sorted by length, words a second")
+    for column in ("batch", "elmo_hf", "AllenNLP", "nn.LSTM", "share of sgemm"):
+        table.add_column(column, justify="right")
+    ours, theirs, plain = models
+    corpus = sorted(sentences, key=len, reverse=True)
+    positions = num_words(corpus) + 2 * len(corpus)
+    best: dict[str, float] = {}
+    peak = sgemm_rate()
+    for batch_size in SORTED_BATCH_SIZES:
+        seconds = best_times(passes(ours, theirs, plain, split(corpus, batch_size)), rounds)
+        rates = {name: num_words(corpus) / second for name, second in seconds.items()}
+        share = useful_work(ours.config) * positions / seconds["elmo_hf"] / peak
+        table.add_row(str(batch_size), *(f"{rate:.0f}" for rate in rates.values()), f"{share:.0%}")
+        best = {name: max(rate, best.get(name, 0)) for name, rate in rates.items()}
+    step = max(1, len(corpus) // alone)
+    some = corpus[::step]
+    seconds = best_times({"AllenNLP": passes(ours, theirs, plain, split(some, 1))["AllenNLP"]}, 1)
+    one_by_one = num_words(some) / seconds["AllenNLP"]
+    table.caption = (
+        f"best against best: {best['elmo_hf'] / best['AllenNLP']:.1f} x AllenNLP, "
+        f"against AllenNLP one sentence at a time ({one_by_one:.0f}): {best['elmo_hf'] / one_by_one:.1f} x; "
+        f"sgemm {peak / 1e9:.0f} GFLOP/s, LSTM work alone counted"
+    )
+    return table
+
+
+def read_sentences(path: Path | None) -> Sentences:
+    if path is None:
+        rows = json.loads((reference_folder() / "sentences.json").read_text(encoding="utf-8"))
+        return [sentence.split() for row in rows for sentence in row]
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return [words for line in lines if (words := line.split())]
+
+
+@torch.inference_mode()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
+    parser.add_argument("--sentences", type=int, default=2000, help="sentences of the sorted corpus")
+    parser.add_argument("--size", choices=SIZES, action="append", help="all sizes without it")
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--quick", action="store_true", help="fewer sentences and rounds, under ten minutes")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.sentences, arguments.rounds = min(arguments.sentences, 256), 2
+
+    sentences = read_sentences(arguments.corpus)
+    random.Random(0).shuffle(sentences)
+    # The unsorted batches: each size gets enough words for a steady figure.
+    limits = {1: 16, 8: 64, 32: 128, 64: 128}
+    if arguments.quick:
+        limits = {1: 8, 8: 32, 32: 64, 64: 64}
+    few = (sentences * (max(limits.values()) // len(sentences) + 1))[: max(limits.values())]
+
+    console = Console(width=110)
+    console.print(describe())
+    with tempfile.TemporaryDirectory() as folder:
+        for size in arguments.size or SIZES:
+            models = model_pair(size, Path(folder))
+            console.print(unsorted_table(size, models, few, limits, arguments.rounds))
+            corpus = (sentences * (arguments.sentences // len(sentences) + 1))[: arguments.sentences]
+            console.print(sorted_table(size, models, corpus, max(1, arguments.rounds - 1), alone=12))
+
+
+if __name__ == "__main__":
+    main()
