@@ -1,0 +1,34 @@
+"""Fixtures for all tests: the reference biLM as it was published, and as a Hub folder."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.reference import reference_folder
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Folder of a small biLM and its TensorFlow outputs; `tests/reference.py` lists the files."""
+    return reference_folder()
+
+
+@pytest.fixture(scope="session")
+def reference_model_dir(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference biLM converted to a Hub folder. Shared by the whole session: copy it before writing into it."""
+    from elmo_hf.checkpoints.bilm_hdf5 import convert_checkpoint
+
+    folder = tmp_path_factory.mktemp("hub") / "elmo-tiny-reference"
+    convert_checkpoint(reference_dir / "options.json", reference_dir / "lm_weights.hdf5", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _each_test_compiles_afresh() -> Iterator[None]:
+    """torch.compile counts recompilations of a function over the whole process, and gives up at the eighth."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
