@@ -1,13 +1,27 @@
 """ELMo as a first-class citizen of the Hugging Face ecosystem."""
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from .allennlp import Elmo
 from .configuration_elmo import ElmoConfig
+from .embedding import ElmoEmbedder
 from .modeling_elmo import ElmoModel, ElmoPreTrainedModel
+from .quantization import quantize
+from .tokenization_elmo import ElmoTokenizer, batch_to_ids
 
 AutoConfig.register("elmo", ElmoConfig)
 AutoModel.register(ElmoConfig, ElmoModel)
+AutoTokenizer.register(ElmoConfig, ElmoTokenizer)
 
 __version__ = "0.1.0"
 
-__all__ = ["ElmoConfig", "ElmoModel", "ElmoPreTrainedModel"]
+__all__ = [
+    "Elmo",
+    "ElmoConfig",
+    "ElmoEmbedder",
+    "ElmoModel",
+    "ElmoPreTrainedModel",
+    "ElmoTokenizer",
+    "batch_to_ids",
+    "quantize",
+]

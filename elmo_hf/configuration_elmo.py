@@ -77,7 +77,7 @@ class ElmoConfig(PretrainedConfig):
 
     model_type = "elmo"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["elmo_representations", "lstm_states", "mask"]
+    keys_to_ignore_at_inference = ["other_representations", "mask", "lstm_hidden", "lstm_cell"]
 
     # transformers 5 makes a dataclass of every subclass, whose generated `__eq__` would not see the fields below.
     __eq__ = PretrainedConfig.__eq__

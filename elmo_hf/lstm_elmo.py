@@ -90,6 +90,11 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether a result of these tensors must remember how it came about."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 class WeightCache:
     """
     Something computed from weights, computed again when one of them has changed.

@@ -20,8 +20,11 @@ from .lstm_elmo import (
     LstmFunction,
     LstmWeights,
     WeightCache,
+    can_pack,
     lstm_inference,
     lstm_traced,
+    needs_gradient,
+    packed_product,
     prepare_products,
     run_side_by_side,
 )
@@ -43,8 +46,25 @@ SIDE_BY_SIDE_BATCH = 4
 FORGET_BIAS = 1.0
 
 
-class ElmoCarryGate(nn.Linear):
-    """The gate of a highway layer, a class of its own because it starts almost closed: the input is carried through."""
+class ElmoLinear(nn.Linear):
+    """`nn.Linear` that prepares its weight once for inference, when it multiplies a few words at a time."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self._product = WeightCache()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not can_pack(self.weight):
+            return super().forward(inputs)
+        if torch.is_autocast_enabled("cpu") or needs_gradient(inputs, self.weight, self.bias):
+            self._product.clear()
+            return super().forward(inputs)
+        product = self._product.get([self.weight, self.bias], lambda: packed_product(self.weight, self.bias))
+        return product(inputs)
+
+
+class ElmoCarryGate(ElmoLinear):
+    """The gate of a highway layer. It has its own class because it starts almost closed: the input is carried on."""
 
 
 class ElmoHighway(nn.Module):
@@ -56,12 +76,26 @@ class ElmoHighway(nn.Module):
 
     def __init__(self, config: ElmoConfig):
         super().__init__()
-        self.transform = nn.Linear(config.num_filters, config.num_filters)
+        self.transform = ElmoLinear(config.num_filters, config.num_filters)
         self.carry_gate = ElmoCarryGate(config.num_filters, config.num_filters)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate = torch.sigmoid(self.carry_gate(hidden_states))
         return torch.lerp(hidden_states, F.relu(self.transform(hidden_states)), gate)
+
+
+class ElmoCharConvolution(nn.Conv1d):
+    """Filters of one width and their maximum over a word, as one product: several times faster than a convolution."""
+
+    def forward(self, character_embeds: Tensor) -> Tensor:
+        """(words, characters, char_embedding_dim) -> (words, filters)."""
+        (width,) = self.kernel_size
+        # (words, windows, width * char_embedding_dim)
+        windows = character_embeds.unfold(1, width, 1).transpose(2, 3).flatten(2)
+        weight = self.weight.transpose(1, 2).flatten(1)
+        # The padding character is not masked: its windows take part in the maximum.
+        highest = F.linear(windows, weight).amax(1)
+        return highest + self.bias.to(highest.dtype)
 
 
 class ElmoCharacterEncoder(nn.Module):
@@ -72,12 +106,12 @@ class ElmoCharacterEncoder(nn.Module):
         self.max_characters_per_token = config.max_characters_per_token
         self.embeddings = nn.Embedding(config.vocab_size, config.char_embedding_dim, padding_idx=config.pad_token_id)
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(config.char_embedding_dim, number, width) for width, number in config.char_cnn_filters
+            ElmoCharConvolution(config.char_embedding_dim, number, width) for width, number in config.char_cnn_filters
         )
         # Most checkpoints use relu; bilm-tf can also train with tanh.
         self.activation = torch.tanh if config.char_cnn_activation == "tanh" else F.relu
         self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
-        self.projection = nn.Linear(config.num_filters, config.projection_dim)
+        self.projection = ElmoLinear(config.num_filters, config.projection_dim)
         self.word_cache_size = config.word_cache_size
         self._word_vectors = WeightCache()
 
@@ -92,12 +126,10 @@ class ElmoCharacterEncoder(nn.Module):
         """
         if character_embeds is None:
             character_embeds = self.embeddings(character_ids)
-        # (words, char_embedding_dim, characters)
-        characters = character_embeds.transpose(1, 2)
-        # The padding character is not masked: its windows take part in the maximum.
-        filters = [self.activation(convolution(characters).amax(-1)) for convolution in self.convolutions]
         # (words, num_filters)
-        hidden_states = torch.cat(filters, dim=-1)
+        hidden_states = self.activation(
+            torch.cat([filters(character_embeds) for filters in self.convolutions], dim=-1)
+        )
         for highway in self.highways:
             hidden_states = highway(hidden_states)
         return self.projection(hidden_states)
@@ -105,13 +137,17 @@ class ElmoCharacterEncoder(nn.Module):
     def encode_distinct(self, character_ids: Tensor) -> Tensor:
         """As `forward`, for words of which each occurs once: remembers their vectors while the weights stay."""
         parameters = list(self.parameters())
-        needs_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-        on_cpu = character_ids.device.type == "cpu" and all(p.device.type == "cpu" for p in parameters)
-        if needs_gradient or not on_cpu or not self.word_cache_size or torch.is_autocast_enabled("cpu"):
+        on_cpu = all(tensor.device.type == "cpu" for tensor in (character_ids, *parameters))
+        in_full = on_cpu and not torch.is_autocast_enabled("cpu") and not needs_gradient(*parameters)
+        if not in_full or not self.word_cache_size:
             self._word_vectors.clear()
             return self._encode_by_length(character_ids)
         store = self._word_vectors.get(parameters, lambda: WordVectorStore(self.word_cache_size))
         return store.lookup(character_ids, self._encode_by_length)
+
+    def forget(self):
+        """Drops the remembered word vectors."""
+        self._word_vectors.clear()
 
     def _encode_by_length(self, character_ids: Tensor) -> Tensor:
         """As `forward`, in chunks of words of similar length and without the padding that they share."""
@@ -129,9 +165,8 @@ class ElmoCharacterEncoder(nn.Module):
             chunks.append(self(chunk[:, : int(longest[-1]) + widest]))
         return torch.cat(chunks)[torch.argsort(order)]
 
-    def boundary_ids(self) -> Tensor:
+    def boundary_ids(self, device: torch.device) -> Tensor:
         """(2, characters) character ids of `<S>` and `</S>`."""
-        device = self.embeddings.weight.device
         ids = torch.full((2, self.max_characters_per_token), PADDING_CHARACTER, device=device)
         ids[:, 0] = BEGIN_WORD_CHARACTER
         ids[0, 1], ids[1, 1] = BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER
@@ -211,7 +246,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
             return single[0] if beside is None else LstmWeights(*map(torch.stack, zip(*single, strict=True)))
 
         with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
-            if torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, hidden, cell, *parameters)):
+            if needs_gradient(inputs, hidden, cell, *parameters):
                 self._products.clear()
                 return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
             if inputs.device.type == "cpu":
@@ -295,11 +330,8 @@ class ElmoEncoder(nn.Module):
 
     def _side_by_side_wins(self, word_vectors: Tensor, packed_words: PackedWords) -> bool:
         """Whether one thread a direction is faster than all threads for one direction after the other."""
-        needs_gradient = torch.is_grad_enabled() and (
-            word_vectors.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        )
         return (
-            not needs_gradient
+            not needs_gradient(word_vectors, *self.parameters())
             and packed_words.lengths is None
             and word_vectors.device.type == "cpu"
             and torch.get_num_threads() > 1
@@ -433,19 +465,35 @@ class ElmoModelOutput(ModelOutput):
 
     Args:
         last_hidden_state: (batch, words, hidden_size) the first mix, so that `outputs[0]` is what a pipeline wants.
-        elmo_representations: one (batch, words, hidden_size) tensor a mix. Zeros at padding.
+            Zeros at padding.
+        other_representations: (batch, mixes - 1, words, hidden_size) the other mixes, when there are any.
         mask: (batch, words) bool, `True` at words (and boundaries, where they are kept).
-        lstm_states: hidden (batch, layers, 2, projection_dim) and cell (batch, layers, 2, cell_size) of both
-            directions after each sentence, to be passed in again with the text that follows.
+        lstm_hidden: (batch, layers, 2, projection_dim) states of both directions after each sentence.
+        lstm_cell: (batch, layers, 2, cell_size) the cells that belong to them.
         hidden_states: with `output_hidden_states=True`, one (batch, words, hidden_size) tensor a layer: the word
-            vectors twice, then each LSTM layer, forward beside backward. Not mixed, no dropout.
+            vectors twice, then each LSTM layer, forward beside backward. Not mixed, no dropout. The mixes are computed
+            from them, gradients included, unless `do_layer_norm` needs the boundaries as well.
     """
 
+    # Tensors with the batch first, so that a pipeline can split a batch; it knows of no tuples but `hidden_states`.
     last_hidden_state: Tensor | None = None
-    elmo_representations: tuple[Tensor, ...] | None = None
+    other_representations: Tensor | None = None
     mask: Tensor | None = None
-    lstm_states: tuple[Tensor, Tensor] | None = None
+    lstm_hidden: Tensor | None = None
+    lstm_cell: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+
+    @property
+    def elmo_representations(self) -> tuple[Tensor, ...]:
+        """One (batch, words, hidden_size) tensor a mix, as AllenNLP returns them."""
+        if self.other_representations is None:
+            return (self.last_hidden_state,)
+        return (self.last_hidden_state, *self.other_representations.unbind(1))
+
+    @property
+    def lstm_states(self) -> tuple[Tensor, Tensor]:
+        """`lstm_hidden` and `lstm_cell`, to be passed in again with the text that follows."""
+        return self.lstm_hidden, self.lstm_cell
 
 
 class ElmoModel(ElmoPreTrainedModel):
@@ -511,21 +559,26 @@ class ElmoModel(ElmoPreTrainedModel):
         layers, lstm_states = self.encoder(word_vectors, packed_words, lstm_states)
 
         output_shape = (*leading_shape, mask.shape[1] + 2 * config.keep_sentence_boundaries)
-        representations = tuple(
-            self.dropout(packed_words.scatter(mix(layers, packed_words.valid))).unflatten(0, output_shape)
-            for mix in self.scalar_mixes
-        )
-        hidden_states = None
-        if output_hidden_states:
-            hidden_states = tuple(packed_words.scatter(layer).unflatten(0, output_shape) for layer in layers)
+
+        def in_place(packed: Tensor) -> Tensor:
+            return packed_words.scatter(packed).unflatten(0, output_shape)
+
+        hidden_states = tuple(map(in_place, layers)) if output_hidden_states else None
+        if hidden_states is None or config.do_layer_norm:
+            mixtures = [in_place(mix(layers, packed_words.valid)) for mix in self.scalar_mixes]
+        else:
+            # The same sums, but on the way of the gradient, which attribution methods ask `hidden_states` for.
+            mixtures = [mix(hidden_states) for mix in self.scalar_mixes]
+        representations = tuple(map(self.dropout, mixtures))
         if config.keep_sentence_boundaries:
             ones = torch.ones(len(packed_words.slots), 1, dtype=torch.bool, device=mask.device)
             mask = packed_words.scatter(ones).unflatten(0, output_shape)
         outputs = ElmoModelOutput(
             last_hidden_state=representations[0],
-            elmo_representations=representations,
+            other_representations=torch.stack(representations[1:], dim=1) if len(representations) > 1 else None,
             mask=mask.reshape(output_shape),
-            lstm_states=lstm_states,
+            lstm_hidden=lstm_states[0],
+            lstm_cell=lstm_states[1],
             hidden_states=hidden_states,
         )
         return outputs if return_dict else outputs.to_tuple()
@@ -570,7 +623,8 @@ class ElmoModel(ElmoPreTrainedModel):
         Returns the (rows, projection_dim) table of word vectors, boundaries first, and the (batch, words) row of each
         word in it.
         """
-        boundary_ids = self.character_encoder.boundary_ids()
+        # On the device of the input: offloaded weights are on meta until their module is called.
+        boundary_ids = self.character_encoder.boundary_ids(mask.device)
         if inputs_embeds is not None:
             boundaries = self.character_encoder.embeddings(boundary_ids).to(inputs_embeds)
             character_embeds = torch.cat([boundaries, inputs_embeds.flatten(0, -3)])
@@ -585,7 +639,7 @@ class ElmoModel(ElmoPreTrainedModel):
             is_word = mask.flatten()
             table, distinct_rows = _distinct_words(character_ids[is_word])
             rows = torch.zeros_like(is_word, dtype=torch.long).masked_scatter_(is_word, distinct_rows + 2)
-        table = torch.cat([boundary_ids.to(table.device), table])
+        table = torch.cat([boundary_ids, table])
         encode = self.character_encoder if static_shapes else self.character_encoder.encode_distinct
         return encode(table), rows.view_as(mask)
 

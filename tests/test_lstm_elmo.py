@@ -22,7 +22,7 @@ from elmo_hf.lstm_elmo import (
 )
 from elmo_hf.modeling_elmo import ElmoEncoder, ElmoLstmLayer
 
-INPUT, CELL = 3, 5
+INPUT, CELL = 2, 3
 BATCH_SIZES = [4, 4, 2, 1, 1]
 # Wide enough bounds to leave some values alone, tight enough to catch others.
 TIGHT = Clips(0.5, 0.4)

@@ -1,0 +1,314 @@
+"""The model, configuration and pipeline tests of the installed transformers, run on `ElmoModel`."""
+
+import re
+import tempfile
+import unittest
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from elmo_hf import ElmoConfig, ElmoModel, ElmoPreTrainedModel, ElmoTokenizer, modeling_elmo
+from tests.tiny import SENTENCES, character_ids, tiny_config
+from tests.upstream import import_upstream
+
+
+common = import_upstream("test_modeling_common")
+pipelines = import_upstream("test_pipeline_mixin")
+ConfigTester = import_upstream("test_configuration_common").ConfigTester
+
+_ACCELERATOR = "needs a GPU; on a CPU: `test_offloaded_weights_change_no_value`, `test_a_device_map_changes_no_value`"
+_ATTENTION = "the model has no attention"
+_CAPTURED = "hidden states are collected by hand: the library's way replaces the last by the mix"
+_COMPILED = "of the slow suite; here `test_a_compiled_model_gives_...` and `test_an_exported_model_reads_...`"
+_COMPOSITE = "for configurations made of several"
+_CONVERSION = "for classes whose checkpoints are renamed while loading"
+_DEEPSPEED = "for deepspeed"
+_EXPERTS = "for mixtures of experts"
+_GENERATION = "the model generates no text"
+_HALF_PRECISION = "for models that keep parts in single precision"
+_MODALITY = "for models that give features of images, videos, sound or text by methods of their own"
+_RESIZING = "resizes a vocabulary of words; here it is the values of a byte and its marks"
+_ROPE = "for rotary positions"
+_TENSOR_PARALLEL = "for models that may be split within a matrix"
+_TORCHSCRIPT = "skips itself since transformers pull request 39120"
+
+# Tests that do not apply, with the reason. A test below checks that each of them exists and does not pass: it fails,
+# skips itself, or ends without having made a model.
+INAPPLICABLE = {
+    "test_attention_outputs": _ATTENTION,
+    "test_attn_implementation_composite_models": _ATTENTION,
+    "test_can_set_attention_dynamically": _ATTENTION,
+    "test_can_set_attention_dynamically_composite_model": _COMPOSITE,
+    "test_config_attn_implementation_setter": _ATTENTION,
+    "test_can_load_with_device_context_manager": _ACCELERATOR,
+    "test_can_load_with_global_device_set": _ACCELERATOR,
+    "test_cpu_offload": _ACCELERATOR,
+    "test_disk_offload_bin": _ACCELERATOR,
+    "test_disk_offload_safetensors": _ACCELERATOR,
+    "test_eager_matches_sdpa_inference": _ATTENTION,
+    "test_flash_attn_2_can_compile_with_attention_mask_None_without_graph_break": _ATTENTION,
+    "test_flash_attn_2_can_dispatch_composite_models": _ATTENTION,
+    "test_flash_attn_2_fp32_ln": _ATTENTION,
+    "test_flash_attn_2_from_config": _ATTENTION,
+    "test_flash_attn_2_inference_equivalence": _ATTENTION,
+    "test_flash_attn_2_inference_equivalence_right_padding": _ATTENTION,
+    "test_flash_attn_3_can_dispatch_composite_models": _ATTENTION,
+    "test_flash_attn_3_from_config": _ATTENTION,
+    "test_flash_attn_3_inference_equivalence": _ATTENTION,
+    "test_flash_attn_3_inference_equivalence_right_padding": _ATTENTION,
+    "test_flash_attn_kernels_inference_equivalence": _ATTENTION,
+    "test_flash_attn_kernels_mps_inference_equivalence": _ATTENTION,
+    "test_flex_attention_with_grads": _ATTENTION,
+    "test_generation_tester_mixin_inheritance": _GENERATION,
+    "test_internal_model_config_and_subconfig_are_same": _COMPOSITE,
+    "test_keep_in_fp32_modules": _HALF_PRECISION,
+    "test_load_with_mismatched_shapes": "gives a model of 10 characters (2, 8) integers; its companion test applies",
+    "test_model_parallelism": _ACCELERATOR,
+    "test_num_layers_is_small": "looks at the tester alone",
+    "test_resize_embeddings_untied": _RESIZING,
+    "test_resize_embeddings_untied_with_deepspeed": _DEEPSPEED,
+    "test_resize_embeddings_untied_with_deepspeed_multi_gpu": _DEEPSPEED,
+    "test_resize_position_vector_embeddings": "the model has no positions",
+    "test_resize_tokens_embeddings": _RESIZING,
+    "test_resize_tokens_embeddings_with_deepspeed": _DEEPSPEED,
+    "test_resize_tokens_embeddings_with_deepspeed_multi_gpu": _DEEPSPEED,
+    "test_sdpa_can_compile_dynamic": _ATTENTION,
+    "test_sdpa_can_dispatch_composite_models": _ATTENTION,
+    "test_sdpa_can_dispatch_non_composite_models": _ATTENTION,
+    "test_sdpa_can_dispatch_on_flash": _ATTENTION,
+    "test_sliding_window_mask": _ATTENTION,
+    "test_torch_compile_for_training": _COMPILED,
+}
+if transformers.__version__.startswith("4."):
+    INAPPLICABLE |= {
+        "test_head_pruning": _ATTENTION,
+        "test_head_pruning_integration": _ATTENTION,
+        "test_head_pruning_save_load_from_config_init": _ATTENTION,
+        "test_head_pruning_save_load_from_pretrained": _ATTENTION,
+        "test_model_parallel_equal_results": _ACCELERATOR,
+        "test_model_parallelization": _ACCELERATOR,
+        "test_multi_gpu_data_parallel_forward": _ACCELERATOR,
+        "test_torch_export": _COMPILED,
+        "test_torch_fx": "for models that the symbolic tracer of the library lists",
+        "test_torch_fx_output_loss": "for models that the symbolic tracer of the library lists",
+        "test_torchscript_output_attentions": _TORCHSCRIPT,
+        "test_torchscript_output_hidden_state": _TORCHSCRIPT,
+        "test_torchscript_simple": _TORCHSCRIPT,
+    }
+else:
+    INAPPLICABLE |= {
+        "test_can_capture_specific_layers_hidden_states": _CAPTURED,
+        "test_can_load_from_already_mapped_keys": _CONVERSION,
+        "test_capture_outputs_decorator": _CAPTURED,
+        "test_causal_lm_loss_honors_shift_labels": _GENERATION,
+        "test_eager_matches_batched_and_grouped_inference": _EXPERTS,
+        "test_encoder_decoder_loss_no_double_shift": _GENERATION,
+        "test_flash_attn_4_can_dispatch_composite_models": _ATTENTION,
+        "test_flash_attn_4_from_config": _ATTENTION,
+        "test_flash_attn_4_inference_equivalence": _ATTENTION,
+        "test_flash_attn_4_inference_equivalence_right_padding": _ATTENTION,
+        "test_get_audio_features_attentions": _MODALITY,
+        "test_get_audio_features_hidden_states": _MODALITY,
+        "test_get_audio_features_output": _MODALITY,
+        "test_get_image_features_attentions": _MODALITY,
+        "test_get_image_features_hidden_states": _MODALITY,
+        "test_get_image_features_output": _MODALITY,
+        "test_get_image_features_pooler_output": _MODALITY,
+        "test_get_text_features_attentions": _MODALITY,
+        "test_get_text_features_hidden_states": _MODALITY,
+        "test_get_text_features_output": _MODALITY,
+        "test_get_video_features_attentions": _MODALITY,
+        "test_get_video_features_hidden_states": _MODALITY,
+        "test_get_video_features_output": _MODALITY,
+        "test_get_video_features_pooler_output": _MODALITY,
+        "test_keep_in_fp32_modules_exist": _HALF_PRECISION,
+        "test_kernels_can_load_without_crashing": _ATTENTION,
+        "test_model_base_model_prefix": _GENERATION,
+        "test_model_rope_scaling_frequencies": _ROPE,
+        "test_model_rope_scaling_from_config": _ROPE,
+        "test_model_rope_with_partial_rotation": _ROPE,
+        "test_moe_models_record_router_logits": _EXPERTS,
+        "test_output_router_logits_from_config": _EXPERTS,
+        "test_resize_embeddings_untied_no_reinit_on_post_init": _RESIZING,
+        "test_reverse_loading_mapping": _CONVERSION,
+        "test_tied_head_has_a_tp_plan_entry": _TENSOR_PARALLEL,
+        "test_tp_plan_matches_params": _TENSOR_PARALLEL,
+        "test_vision_axial_rope": _ROPE,
+    }
+
+
+class ElmoForSequenceClassification(ElmoPreTrainedModel):
+    """The smallest head, so that the tests of losses, of labels and of `base_model_prefix` have something to test."""
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__(config)
+        self.elmo = ElmoModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        outputs = self.elmo(
+            input_ids, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        logits = self.classifier(outputs.last_hidden_state.mean(1))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        result = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return result if return_dict else result.to_tuple()
+
+
+class ElmoModelTester:
+    """What the tests ask for sizes and inputs."""
+
+    batch_size, seq_length = 4, 11
+    num_hidden_layers, hidden_size = 2, 12
+    is_training = True
+
+    def get_config(self) -> ElmoConfig:
+        # Without dropout, two runs in training mode can be compared. The factor keeps outputs far from 0.
+        return tiny_config(dropout=0.0, initializer_factor=2.0)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[ElmoConfig, dict[str, Tensor]]:
+        """Sentences of different lengths, whose padding both the ids and the mask tell."""
+        ids = character_ids(SENTENCES)
+        return self.get_config(), {"input_ids": ids, "attention_mask": (ids != 0).any(-1).long()}
+
+
+class _Contract(common.ModelTesterMixin):
+    all_model_classes = (ElmoModel, ElmoForSequenceClassification)
+    has_attentions = False
+    test_resize_embeddings = False
+    test_headmasking = False
+    test_pruning = False
+
+    def setUp(self) -> None:
+        self.model_tester = ElmoModelTester()
+        # Many tests choose what to do by the name of the class.
+        for names, model_class in (
+            (common.MODEL_MAPPING_NAMES, ElmoModel),
+            (common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, ElmoForSequenceClassification),
+        ):
+            self.enterContext(mock.patch.dict(names, elmo=model_class.__name__))
+        auto_models = transformers.AutoModelForSequenceClassification._model_mapping._extra_content
+        self.enterContext(mock.patch.dict(auto_models, {ElmoConfig: ElmoForSequenceClassification}))
+        self.num_models = 0
+        self.enterContext(mock.patch.object(ElmoPreTrainedModel, "__init__", self._counting_init()))
+
+    def _counting_init(self) -> Any:
+        original = ElmoPreTrainedModel.__init__
+
+        @wraps(original)
+        def init(model: ElmoPreTrainedModel, *args: Any, **kwargs: Any) -> None:
+            self.num_models += 1
+            original(model, *args, **kwargs)
+
+        return init
+
+    def tearDown(self) -> None:
+        # This one looks at the classes.
+        if self._testMethodName != "test_model_main_input_name":
+            self.assertGreater(self.num_models, 0, "The test made no model: it belongs into `INAPPLICABLE`.")
+
+    def test_model_outputs_equivalence(self) -> None:
+        # It subtracts outputs, which truth values do not allow.
+        def output(mask: Tensor, **fields: Any) -> modeling_elmo.ElmoModelOutput:
+            return ElmoModelOutput(mask=mask.long(), **fields)
+
+        ElmoModelOutput = modeling_elmo.ElmoModelOutput
+        with mock.patch.object(modeling_elmo, "ElmoModelOutput", output):
+            super().test_model_outputs_equivalence()
+
+    def test_can_init_all_missing_weights(self) -> None:
+        # It looks for the year of the model in the file of its configuration, and spares models before 2023.
+        dated = Path(self.enterContext(tempfile.TemporaryDirectory())) / "configuration_elmo.py"
+        dated.write_text("# Copyright 2026\n", encoding="utf-8")
+        with mock.patch.object(common.inspect, "getfile", return_value=str(dated)):
+            super().test_can_init_all_missing_weights()
+
+
+def _tests_called(name: str) -> list[str]:
+    """The methods of a test: more than one if it is parameterised."""
+    return [method for method in dir(_Contract) if re.fullmatch(rf"{name}(_\d+.*)?", method) and getattr(_Contract, method)]
+
+
+# transformers 4.57 indexes with lists, which torch is about to read differently.
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning")
+class ElmoModelContractTest(_Contract, unittest.TestCase):
+    pass
+
+
+for _name in INAPPLICABLE:
+    for _method in _tests_called(_name):
+        setattr(ElmoModelContractTest, _method, None)
+
+
+def _passes(method: str) -> bool:
+    everything = type("Everything", (_Contract, unittest.TestCase), {})
+    result = unittest.TestResult()
+    unittest.TestSuite([everything(method)]).run(result)
+    return result.wasSuccessful() and not result.skipped
+
+
+@pytest.mark.parametrize("name", INAPPLICABLE)
+def test_a_test_left_out_exists_and_does_not_pass(name: str) -> None:
+    methods = _tests_called(name)
+    assert methods, f"transformers {transformers.__version__} has no {name}"
+    assert not any(map(_passes, methods))
+
+
+def test_outputs_are_large_enough_for_the_tolerances_of_the_contract() -> None:
+    # Its tolerances are 1e-5; an output of that size would pass whatever is computed.
+    tester = ElmoModelTester()
+    config, inputs = tester.prepare_config_and_inputs_for_common()
+    outputs = ElmoModel(config).eval()(**inputs)
+    assert outputs.last_hidden_state.shape == (tester.batch_size, tester.seq_length, tester.hidden_size)
+    assert outputs.last_hidden_state[outputs.mask].abs().mean() > 0.02
+
+
+class ElmoConfigContractTest(unittest.TestCase):
+    def test_config(self) -> None:
+        self.model_tester = ElmoModelTester()
+        # It sets and gives them the values 0, 1 and 2, and then the 262 characters 3; the order makes these possible.
+        properties = ["num_highway_layers", "num_hidden_layers", "hidden_size"]
+        sizes = {"char_embedding_dim": 4, "char_cnn_filters": [[1, 4], [3, 5]], "projection_dim": 6, "cell_clip": None}
+        ConfigTester(self, config_class=ElmoConfig, common_properties=properties, **sizes).run_common_tests()
+
+
+class ElmoPipelineContractTest(pipelines.PipelineTesterMixin, unittest.TestCase):
+    pipeline_model_mapping = {"feature-extraction": ElmoModel}
+
+    def setUp(self) -> None:
+        # Where it looks for a tiny model and its tokenizer, instead of on the Hub.
+        hub = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        folder = hub / "elmo" / ElmoModel.__name__
+        ElmoModel(ElmoModelTester().get_config()).save_pretrained(folder)
+        ElmoTokenizer().save_pretrained(folder)
+        summary = {ElmoModel.__name__: {"tokenizer_classes": ["ElmoTokenizer"], "processor_classes": []}}
+        self.enterContext(mock.patch.object(pipelines, "TRANSFORMERS_TINY_MODEL_PATH", str(hub)))
+        self.enterContext(mock.patch.object(pipelines, "tiny_model_summary", summary))
+        tokenizers = mock.Mock(ElmoTokenizer=ElmoTokenizer)
+        self.enterContext(mock.patch.object(pipelines, "transformers_module", tokenizers))
+
+
+# The tests of the other tasks skip themselves.
+for _name in dir(ElmoPipelineContractTest):
+    _task = _name.removeprefix("test_pipeline_").removesuffix("_fp16").replace("_", "-")
+    if _name.startswith("test_pipeline_") and _task not in ElmoPipelineContractTest.pipeline_model_mapping:
+        setattr(ElmoPipelineContractTest, _name, None)
