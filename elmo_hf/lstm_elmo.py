@@ -56,12 +56,13 @@ class LstmProducts(NamedTuple):
     projection: Product
 
 
-def prepare_products(weights: LstmWeights) -> LstmProducts:
+def prepare_products(weights: LstmWeights, single_sentence: bool = False) -> LstmProducts:
     """Copies the weights into the order that the fastest kernel at hand reads, where there is one."""
+    step_product = single_row_product if single_sentence else packed_product
     return LstmProducts(
         packed_product(weights.weight_ih, weights.bias),
-        packed_product(weights.weight_hh),
-        packed_product(weights.weight_hr),
+        step_product(weights.weight_hh),
+        step_product(weights.weight_hr),
     )
 
 
@@ -77,6 +78,17 @@ def packed_product(weight: Tensor, bias: Tensor | None = None) -> Product:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
     linear = torch.ops.mkldnn._linear_pointwise
     return lambda x: linear(x, packed, bias, "none", [], "")
+
+
+def single_row_product(weight: Tensor) -> Product:
+    """`x @ weight.T` for a weight that multiplies one row at a time, in the time that reading the weight takes."""
+    if weight.dim() > 2 or weight.device.type != "cpu":
+        return packed_product(weight)
+    if weight.shape[0] < weight.shape[1]:
+        return lambda x: F.linear(x, weight)
+    # Long rows of many outputs are read up to three times faster than many short rows of inputs.
+    transposed = weight.detach().t().contiguous()
+    return lambda x: torch.mm(x, transposed)
 
 
 def can_pack(weight: Tensor) -> bool:

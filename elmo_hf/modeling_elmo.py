@@ -1,6 +1,6 @@
 """
-PyTorch ELMo: the bidirectional language model of "Deep contextualized word representations" (Peters et al., 2018) and
-its scalar mix.
+PyTorch ELMo: the bidirectional language model of "Deep contextualized word representations" (Peters et al., 2018), its
+scalar mix and heads for the usual tasks.
 """
 
 from contextlib import nullcontext
@@ -10,9 +10,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_elmo import ElmoConfig
 from .lstm_elmo import (
@@ -29,7 +36,10 @@ from .lstm_elmo import (
     run_side_by_side,
 )
 from .packing_elmo import PackedWords, pack_words
+from .pipelines_elmo import teach_pipelines
 from .word_cache_elmo import WordVectorStore
+
+logger = logging.get_logger(__name__)
 
 # Character ids that frame a word, all one more than in bilm-tf because 0 means "no word here".
 BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER = 257, 258
@@ -39,11 +49,11 @@ PADDING_CHARACTER = 261
 # Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
 WORDS_PER_CHUNK = 128
 
-# Largest batch whose two directions run on a thread each.
-SIDE_BY_SIDE_BATCH = 4
-
 # TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
 FORGET_BIAS = 1.0
+
+# Score of an answer that begins or ends at padding: a probability of exactly 0, and finite in every precision.
+NO_WORD_SCORE = -1e4
 
 
 class ElmoLinear(nn.Linear):
@@ -90,11 +100,12 @@ class ElmoCharConvolution(nn.Conv1d):
     def forward(self, character_embeds: Tensor) -> Tensor:
         """(words, characters, char_embedding_dim) -> (words, filters)."""
         (width,) = self.kernel_size
-        # (words, windows, width * char_embedding_dim)
-        windows = character_embeds.unfold(1, width, 1).transpose(2, 3).flatten(2)
-        weight = self.weight.transpose(1, 2).flatten(1)
+        # (words, windows, width, char_embedding_dim)
+        windows = character_embeds.unfold(1, width, 1).transpose(2, 3)
+        # Two-dimensional, because three would become a small product for each word.
+        products = F.linear(windows.flatten(0, 1).flatten(1), self.weight.transpose(1, 2).flatten(1))
         # The padding character is not masked: its windows take part in the maximum.
-        highest = F.linear(windows, weight).amax(1)
+        highest = products.unflatten(0, windows.shape[:2]).amax(1)
         return highest + self.bias.to(highest.dtype)
 
 
@@ -191,7 +202,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         self.weight_hh = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
         self.bias = nn.Parameter(torch.empty(4 * config.cell_size))
         self.weight_hr = nn.Parameter(torch.empty(config.projection_dim, config.cell_size))
-        self._products = WeightCache()
+        self._products, self._single_products = WeightCache(), WeightCache()
 
     def weights(self, dtype: torch.dtype | None = None) -> LstmWeights:
         """The weights, in `dtype` when given."""
@@ -248,9 +259,13 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
             if needs_gradient(inputs, hidden, cell, *parameters):
                 self._products.clear()
+                self._single_products.clear()
                 return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
             if inputs.device.type == "cpu":
-                products = self._products.get(parameters, lambda: prepare_products(weights()), dtype)
+                # The two kinds are kept apart, so that texts of both kinds in turn do not prepare them anew.
+                single = len(hidden) == 1
+                cache = self._single_products if single else self._products
+                products = cache.get(parameters, lambda: prepare_products(weights(), single), dtype)
             else:
                 products = prepare_products(weights())
             return lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
@@ -329,14 +344,13 @@ class ElmoEncoder(nn.Module):
         return [([output[d] for output in outputs], hidden[:, d], cell[:, d]) for d in range(2)]
 
     def _side_by_side_wins(self, word_vectors: Tensor, packed_words: PackedWords) -> bool:
-        """Whether one thread a direction is faster than all threads for one direction after the other."""
+        """Whether each direction gets half the threads, which beats all threads for one direction after the other."""
         return (
             not needs_gradient(word_vectors, *self.parameters())
             and packed_words.lengths is None
             and word_vectors.device.type == "cpu"
             and torch.get_num_threads() > 1
             and not torch.is_autocast_enabled("cpu")
-            and 0 < len(packed_words.sorted_rows) <= SIDE_BY_SIDE_BATCH
         )
 
 
@@ -419,6 +433,14 @@ def _normalize_over_batch(layer: Tensor, mask: Tensor | None) -> Tensor:
     return ((values - mean) / torch.sqrt(variance + 1e-13)).to(layer.dtype)
 
 
+def _init_lstm(layer: nn.Module, factor: float):
+    for parameter in layer.parameters(recurse=False):
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter, gain=factor)
+        else:
+            nn.init.zeros_(parameter)
+
+
 class ElmoPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation that all ELMo models share."""
 
@@ -447,14 +469,54 @@ class ElmoPreTrainedModel(PreTrainedModel):
                 nn.init.normal_(module.weight, std=factor * (module.kernel_size[0] * module.in_channels) ** -0.5)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=factor * module.in_features**-0.5)
-        elif isinstance(module, ElmoLstmLayer):
-            for weight in (module.weight_ih, module.weight_hh, module.weight_hr):
-                nn.init.xavier_uniform_(weight, gain=factor)
+        elif isinstance(module, ElmoLstmLayer | nn.LSTM):
+            _init_lstm(module, factor)
         elif isinstance(module, ElmoScalarMix) and module.fixed_parameters is None:
             nn.init.zeros_(module.scalar_parameters)
             nn.init.ones_(module.gamma)
-        if isinstance(module, nn.Conv1d | nn.Linear | ElmoLstmLayer) and module.bias is not None:
+        if isinstance(module, nn.Conv1d | nn.Linear) and module.bias is not None:
             nn.init.constant_(module.bias, -2.0 * factor if isinstance(module, ElmoCarryGate) else 0.0)
+
+    def freeze_bilm(self):
+        """
+        Stops training the character encoder and the LSTMs, which then run as in inference: nothing is kept for a
+        backward pass. The scalar mixes and whatever a head adds are trained on.
+        """
+        self._train_bilm(False)
+
+    def unfreeze_bilm(self):
+        """Trains the character encoder and the LSTMs (again)."""
+        self._train_bilm(True)
+
+    def _train_bilm(self, train: bool):
+        for module in (self.base_model.character_encoder, self.base_model.encoder):
+            module.requires_grad_(train)
+        trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
+        logger.info(f"The biLM is {'trained' if train else 'frozen'}: {trainable:,} of {total:,} parameters to train.")
+
+    def parameter_groups(
+        self, learning_rate: float, bilm_learning_rate: float, weight_decay: float = 0.0
+    ) -> list[dict[str, object]]:
+        """
+        Parameters to train, for an optimizer that changes the biLM more carefully than what was put on top of it:
+
+            optimizer = torch.optim.AdamW(model.parameter_groups(learning_rate=1e-3, bilm_learning_rate=1e-5))
+            trainer = Trainer(model, optimizers=(optimizer, None), ...)
+
+        Args:
+            learning_rate: of the scalar mixes and the head.
+            bilm_learning_rate: of the character encoder and the LSTMs.
+            weight_decay: of matrices; biases and the weights of the mixes never decay.
+        """
+        bilm = {*self.base_model.character_encoder.parameters(), *self.base_model.encoder.parameters()}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                rate = bilm_learning_rate if parameter in bilm else learning_rate
+                groups.setdefault((rate, weight_decay if parameter.dim() > 1 else 0.0), []).append(parameter)
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
+        ]
 
 
 @dataclass
@@ -684,4 +746,300 @@ def _distinct_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
     return table, rows
 
 
-__all__ = ["ElmoModel", "ElmoModelOutput", "ElmoPreTrainedModel"]
+class ElmoHeadLstm(nn.Module):
+    """A BiLSTM over the mixed representations, as in the paper's tagger (section 4, named entity extraction)."""
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.lstm = nn.LSTM(config.hidden_size, config.head_lstm_size, bidirectional=True)
+
+    def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
+        """(..., words, hidden_size), (..., words) -> (..., words, 2 * head_lstm_size), zeros at padding."""
+        lengths = [length for length in mask.sum(-1).flatten().tolist() if length > 0]
+        outputs = hidden_states.new_zeros(*mask.shape, 2 * self.lstm.hidden_size)
+        if not lengths:
+            return outputs
+        # Each sentence without its padding, wherever it stands.
+        sentences = pack_sequence(hidden_states[mask].split(lengths), enforce_sorted=False)
+        words = torch.cat(unpack_sequence(self.lstm(sentences)[0]))
+        return outputs.to(words.dtype).masked_scatter(mask.unsqueeze(-1), words)
+
+
+class ElmoHead(ElmoPreTrainedModel):
+    """
+    What the heads share: the biLM with its first scalar mix, a BiLSTM if the configuration asks for one
+    (`head_lstm_size`), dropout and a linear layer. They return no LSTM states, which nobody wants gathered.
+    """
+
+    # Numbers that the linear layer gives; one a label when absent.
+    num_scores: int | None = None
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__(config)
+        if config.keep_sentence_boundaries:
+            raise ValueError(
+                "`keep_sentence_boundaries` must be False for a head, whose labels count words, was: True."
+            )
+        self.elmo = ElmoModel(config)
+        self.context = ElmoHeadLstm(config) if config.head_lstm_size is not None else None
+        width = 2 * config.head_lstm_size if config.head_lstm_size is not None else config.hidden_size
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(width, config.num_labels if self.num_scores is None else self.num_scores)
+        self.post_init()
+
+    def _read(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        inputs_embeds: Tensor | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
+        """Returns (..., words, features) what is to be classified, its (..., words) mask and the biLM's layers."""
+        outputs = self.elmo(
+            input_ids, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        features, mask = outputs.last_hidden_state, outputs.mask
+        if self.context is not None:
+            features = self.context(features, mask)
+        return features, mask.to(features.device), outputs.hidden_states
+
+    def _score(self, features: Tensor) -> Tensor:
+        return self.classifier(self.dropout(features))
+
+    def _score_sentences(self, features: Tensor, mask: Tensor) -> Tensor:
+        """(..., words, features), (..., words) -> (..., scores)."""
+        return self._score(_pool(features, mask, self.config.sentence_pooling))
+
+    def _returned(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
+
+def _pool(features: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """(..., words, features), (..., words) -> (..., features), 0 for a sentence without words; `sentence_pooling`."""
+    is_word, is_sentence = mask.unsqueeze(-1), mask.any(-1, keepdim=True)
+    if pooling == "mean" or mask.shape[-1] == 0:
+        return torch.where(is_word, features, 0.0).sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
+    if pooling == "max":
+        pooled = features.masked_fill(~is_word, float("-inf")).amax(-2)
+    else:
+        positions = torch.arange(mask.shape[-1], device=mask.device)
+        last, first = (positions * mask).amax(-1), mask.to(torch.uint8).argmax(-1)
+        ends = zip(features.chunk(2, dim=-1), (last, first), strict=True)
+        pooled = torch.cat([half.take_along_dim(end[..., None, None], -2).squeeze(-2) for half, end in ends], dim=-1)
+    return torch.where(is_sentence, pooled, 0.0)
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """
+    Mean over the labels other than -100, 0 if there is none.
+
+    Args:
+        scores: (..., classes).
+        labels: (...) classes, -100 where there is nothing to learn.
+        num_items: what to divide the sum by instead: `num_items_in_batch` of a `Trainer` that accumulates gradients.
+    """
+    labels = labels.to(scores.device, torch.long).flatten()
+    # In float32: a sum of many small losses.
+    total = F.cross_entropy(scores.float().flatten(0, -2), labels, reduction="sum")
+    return _divided(total, labels.ne(-100).sum().clamp(min=1) if num_items is None else num_items)
+
+
+def _divided(total: Tensor, num_items: Tensor | int) -> Tensor:
+    return total / (num_items.to(total.device) if isinstance(num_items, Tensor) else num_items)
+
+
+class ElmoForTokenClassification(ElmoHead):
+    """ELMo with a label for each word: named entities, parts of speech."""
+
+    _auto_class = "AutoModelForTokenClassification"
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput | tuple:
+        """
+        Args:
+            input_ids: (batch, words, 50) and the other inputs of [`ElmoModel`].
+            labels: (batch, words) classes, -100 at padding and wherever else there is nothing to learn.
+            num_items_in_batch: labels of all steps that a gradient is accumulated over, see `Trainer`.
+
+        Returns:
+            `logits` (batch, words, num_labels), at padding too, and with `labels` the cross entropy `loss`.
+        """
+        features, _, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
+        logits = self._score(features)
+        loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)
+        outputs = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+        return self._returned(outputs, return_dict)
+
+
+class ElmoForSequenceClassification(ElmoHead):
+    """ELMo with one answer for each text, or pair of texts: sentiment, entailment, similarity."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput | tuple:
+        """
+        Args:
+            input_ids: (batch, words, 50) and the other inputs of [`ElmoModel`]; the texts of a pair in one row, as
+                [`ElmoTokenizer`] joins them.
+            labels: (batch,) classes; (batch, num_labels) zeros and ones for several labels a text; (batch,) or
+                (batch, num_labels) numbers for a regression. `problem_type` of the configuration tells which. When it
+                is None it is set by the first labels: one label is a regression, whole numbers are classes.
+            num_items_in_batch: labels of all steps that a gradient is accumulated over, see `Trainer`.
+
+        Returns:
+            `logits` (batch, num_labels) and with `labels` the `loss`: cross entropy, that of each label on its own, or
+            the squared error.
+
+        Raises:
+            ValueError: the labels' shape does not fit the problem.
+        """
+        features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
+        logits = self._score_sentences(features, mask)
+        loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
+        outputs = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+        return self._returned(outputs, return_dict)
+
+    def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        config = self.config
+        if config.problem_type is None:
+            # Kept, as all models of the library do: a pipeline asks the saved configuration what the scores are.
+            if config.num_labels == 1:
+                config.problem_type = "regression"
+            elif labels.is_floating_point():
+                config.problem_type = "multi_label_classification"
+            else:
+                config.problem_type = "single_label_classification"
+        per_class = config.problem_type != "single_label_classification"
+        expected = logits.numel() if per_class else len(logits)
+        if labels.numel() != expected or len(labels) != len(logits):
+            shape = tuple(logits.shape) if per_class else (len(logits),)
+            raise ValueError(
+                f"`labels` must have shape {shape} for {config.problem_type}, was: {tuple(labels.shape)}."
+            )
+        if not per_class:
+            return _cross_entropy(logits, labels, num_items)
+        logits = logits.float()
+        labels = labels.to(logits).view_as(logits)
+        loss = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
+        return _divided(loss(logits, labels, reduction="sum"), labels.numel() if num_items is None else num_items)
+
+
+class ElmoForQuestionAnswering(ElmoHead):
+    """ELMo that finds the answer to a question in a text: its first and its last word."""
+
+    _auto_class = "AutoModelForQuestionAnswering"
+    num_scores = 2
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> QuestionAnsweringModelOutput | tuple:
+        """
+        Args:
+            input_ids: (batch, words, 50) and the other inputs of [`ElmoModel`]; question and text in one row, as
+                [`ElmoTokenizer`] joins them.
+            start_positions: (batch,) index of the answer's first word in the row; a position without a word, or
+                outside of the row, teaches nothing.
+            end_positions: (batch,) index of its last word.
+            num_items_in_batch: answers of all steps that a gradient is accumulated over.
+
+        Returns:
+            `start_logits` and `end_logits` (batch, words), very low at padding, and with both positions the `loss`,
+            the mean of the two cross entropies.
+        """
+        features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
+        scores = self._score(features).masked_fill(~mask.unsqueeze(-1), NO_WORD_SCORE)
+        start_logits, end_logits = (one.contiguous() for one in scores.unbind(-1))
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            start_loss, end_loss = (
+                _cross_entropy(logits, _positions_of_words(positions, mask), num_items_in_batch)
+                for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
+            )
+            loss = (start_loss + end_loss) / 2
+        outputs = QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=hidden_states
+        )
+        return self._returned(outputs, return_dict)
+
+
+def _positions_of_words(positions: Tensor, mask: Tensor) -> Tensor:
+    """(batch,) or (batch, 1) positions, -100 in place of those at which (batch, words) `mask` has no word."""
+    positions = positions.to(mask.device, torch.long).reshape(-1, 1)
+    words = mask.shape[-1]
+    # One more column, without a word, for positions outside.
+    is_word = F.pad(mask, (0, 1)).gather(1, torch.where((positions >= 0) & (positions < words), positions, words))
+    return torch.where(is_word, positions, -100).squeeze(1)
+
+
+class ElmoForMultipleChoice(ElmoHead):
+    """ELMo that chooses between several texts, or several endings of one text."""
+
+    _auto_class = "AutoModelForMultipleChoice"
+    num_scores = 1
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> MultipleChoiceModelOutput | tuple:
+        """
+        Args:
+            input_ids: (batch, choices, words, 50); the other inputs of [`ElmoModel`] have the second dimension too.
+            labels: (batch,) index of the right choice.
+            num_items_in_batch: labels of all steps that a gradient is accumulated over, see `Trainer`.
+
+        Returns:
+            `logits` (batch, choices) and with `labels` the cross entropy `loss`.
+        """
+        features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
+        logits = self._score_sentences(features, mask).squeeze(-1)
+        loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)
+        outputs = MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+        return self._returned(outputs, return_dict)
+
+
+teach_pipelines()
+
+__all__ = [
+    "ElmoForMultipleChoice",
+    "ElmoForQuestionAnswering",
+    "ElmoForSequenceClassification",
+    "ElmoForTokenClassification",
+    "ElmoModel",
+    "ElmoModelOutput",
+    "ElmoPreTrainedModel",
+]

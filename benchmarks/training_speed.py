@@ -1,0 +1,105 @@
+"""
+Forward and backward pass of the whole biLM on a CPU: this library and AllenNLP 2.10.1 with `requires_grad=True`.
+
+    python -m benchmarks.training_speed --size original --batch 32
+
+Times are taken in one process, in turn; peak memory in a process for each, which runs two passes. Gradients of both are
+compared before anything is timed.
+"""
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.inference_speed import SIZES, Sentences, model_pair, num_words, read_sentences
+from benchmarks.machine import best_times, describe
+from elmo_hf import batch_to_ids
+
+
+def tasks(size: str, sentences: Sentences, only: str | None = None) -> dict[str, Callable[[], torch.Tensor]]:
+    """One pass forward and backward by each; returns the gradient of a weight that both share."""
+    ids = batch_to_ids(sentences)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs, _ = model_pair(size, Path(folder), requires_grad=True)
+
+    def run_ours() -> torch.Tensor:
+        ours.zero_grad()
+        outputs = ours(ids, output_hidden_states=True)
+        sum(layer.square().sum() for layer in outputs.hidden_states).backward()
+        return ours.encoder.forward_layers[0].weight_hh.grad
+
+    def run_theirs() -> torch.Tensor:
+        theirs.zero_grad()
+        theirs._elmo_lstm.reset_states()
+        outputs = theirs(ids)
+        # Without the boundaries, as ours has it.
+        word = torch.nn.functional.pad((ids > 0).any(-1), (1, 1))[..., None]
+        sum((layer * word).square().sum() for layer in outputs["activations"]).backward()
+        return theirs._elmo_lstm.forward_layer_0.state_linearity.weight.grad
+
+    both = {"elmo_hf": run_ours, "AllenNLP": run_theirs}
+    if only is not None:
+        del ours, theirs
+        return {only: both[only]}
+    return both
+
+
+def peak_memory(name: str, arguments: argparse.Namespace) -> float:
+    """GB that a process with the model alone held at most, over two passes."""
+    command = [sys.executable, "-m", "benchmarks.training_speed", "--memory-of", name, "--size", arguments.size]
+    command += ["--batch", str(arguments.batch)]
+    if arguments.corpus:
+        command += ["--corpus", str(arguments.corpus)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
+    parser.add_argument("--size", choices=SIZES, default="original")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory-of", choices=("elmo_hf", "AllenNLP"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    sentences = read_sentences(arguments.corpus)
+    random.Random(0).shuffle(sentences)
+    sentences = (sentences * (arguments.batch // len(sentences) + 1))[: arguments.batch]
+    if arguments.memory_of:
+        for task in tasks(arguments.size, sentences, arguments.memory_of).values():
+            task()
+            task()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        return
+
+    both = tasks(arguments.size, sentences)
+    ours, theirs = (task() for task in both.values())
+    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    seconds = best_times(both, arguments.rounds)
+    memory = {name: peak_memory(name, arguments) for name in both}
+
+    table = Table(title=f"{arguments.size} size, batch {arguments.batch}, forward and backward")
+    for column in ("", "words a second", "seconds", "peak GB"):
+        table.add_column(column, justify="right")
+    for name in both:
+        rate = num_words(sentences) / seconds[name]
+        table.add_row(name, f"{rate:.0f}", f"{seconds[name]:.2f}", f"{memory[name]:.2f}")
+    table.add_row(
+        "ratio", f"{seconds['AllenNLP'] / seconds['elmo_hf']:.1f}", "", f"{memory['elmo_hf'] / memory['AllenNLP']:.2f}"
+    )
+    table.caption = f"largest difference of a gradient, relative to the largest gradient: {difference:.1e}"
+    console = Console(width=100)
+    console.print(describe())
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
