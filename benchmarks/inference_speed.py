@@ -58,7 +58,7 @@ class PlainLstms(nn.Module):
         return output
 
 
-def model_pair(size: str, folder: Path, requires_grad: bool = False) -> tuple[ElmoModel, nn.Module, PlainLstms]:
+def model_pair(size: str, folder: Path) -> tuple[ElmoModel, nn.Module, PlainLstms]:
     """Ours and AllenNLP's with the same random weights, and PyTorch's LSTMs of that size."""
     torch.manual_seed(0)
     config = ElmoConfig(**SIZES[size])
@@ -66,7 +66,7 @@ def model_pair(size: str, folder: Path, requires_grad: bool = False) -> tuple[El
     options, weights = folder / f"{size}.json", folder / f"{size}.hdf5"
     write_options(config, options)
     write_weights(ours, config, weights)
-    theirs = load_allennlp()._ElmoBiLm(str(options), str(weights), requires_grad=requires_grad).eval()
+    theirs = load_allennlp()._ElmoBiLm(str(options), str(weights)).eval()
     weights.unlink()
     return ours, theirs, PlainLstms(config).eval()
 

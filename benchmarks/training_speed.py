@@ -3,8 +3,8 @@ Forward and backward pass of the whole biLM on a CPU: this library and AllenNLP 
 
     python -m benchmarks.training_speed --size original --batch 32
 
-Times are taken in one process, in turn; peak memory in a process for each, which runs two passes. Gradients of both are
-compared before anything is timed.
+Times are taken in one process, in turn; peak memory in a process for each, which runs two passes. A gradient of both
+is compared before anything is timed.
 """
 
 import argparse
@@ -20,46 +20,51 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.inference_speed import SIZES, Sentences, model_pair, num_words, read_sentences
+from benchmarks.allennlp_modules import load_allennlp
+from benchmarks.inference_speed import SIZES, Sentences, num_words, read_sentences
 from benchmarks.machine import best_times, describe
-from elmo_hf import batch_to_ids
+from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
+from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_options, write_weights
 
 
-def tasks(size: str, sentences: Sentences, only: str | None = None) -> dict[str, Callable[[], torch.Tensor]]:
-    """One pass forward and backward by each; returns the gradient of a weight that both share."""
+NAMES = ("elmo_hf", "AllenNLP")
+
+
+def task(name: str, folder: Path, sentences: Sentences) -> Callable[[], torch.Tensor]:
+    """One pass forward and backward, which returns the gradient of a weight that both have."""
+    options, weights = folder / "options.json", folder / "weights.hdf5"
     ids = batch_to_ids(sentences)
-    with tempfile.TemporaryDirectory() as folder:
-        ours, theirs, _ = model_pair(size, Path(folder), requires_grad=True)
+    if name == "elmo_hf":
+        ours = read_model(options, weights).train()
 
-    def run_ours() -> torch.Tensor:
-        ours.zero_grad()
-        outputs = ours(ids, output_hidden_states=True)
-        sum(layer.square().sum() for layer in outputs.hidden_states).backward()
-        return ours.encoder.forward_layers[0].weight_hh.grad
+        def run_ours() -> torch.Tensor:
+            ours.zero_grad()
+            outputs = ours(ids, output_hidden_states=True)
+            sum(layer.square().sum() for layer in outputs.hidden_states).backward()
+            return ours.encoder.forward_layers[0].weight_hh.grad
+
+        return run_ours
+
+    theirs = load_allennlp()._ElmoBiLm(str(options), str(weights), requires_grad=True).train()
+    # Without the boundaries, as ours has it: (batch, words + 2, 1)
+    is_word = torch.nn.functional.pad((ids > 0).any(-1), (1, 1))[..., None]
 
     def run_theirs() -> torch.Tensor:
         theirs.zero_grad()
         theirs._elmo_lstm.reset_states()
-        outputs = theirs(ids)
-        # Without the boundaries, as ours has it.
-        word = torch.nn.functional.pad((ids > 0).any(-1), (1, 1))[..., None]
-        sum((layer * word).square().sum() for layer in outputs["activations"]).backward()
+        sum((layer * is_word).square().sum() for layer in theirs(ids)["activations"]).backward()
         return theirs._elmo_lstm.forward_layer_0.state_linearity.weight.grad
 
-    both = {"elmo_hf": run_ours, "AllenNLP": run_theirs}
-    if only is not None:
-        del ours, theirs
-        return {only: both[only]}
-    return both
+    return run_theirs
 
 
-def peak_memory(name: str, arguments: argparse.Namespace) -> float:
-    """GB that a process with the model alone held at most, over two passes."""
-    command = [sys.executable, "-m", "benchmarks.training_speed", "--memory-of", name, "--size", arguments.size]
+def peak_memory(name: str, folder: Path, arguments: argparse.Namespace) -> float:
+    """GB that a process with this model alone held at most, over two passes."""
+    command = [sys.executable, "-m", "benchmarks.training_speed", "--memory-of", name, str(folder)]
     command += ["--batch", str(arguments.batch)]
     if arguments.corpus:
         command += ["--corpus", str(arguments.corpus)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main():
@@ -67,24 +72,31 @@ def main():
     parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
     parser.add_argument("--size", choices=SIZES, default="original")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-of", choices=("elmo_hf", "AllenNLP"), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sentences = read_sentences(arguments.corpus)
     random.Random(0).shuffle(sentences)
     sentences = (sentences * (arguments.batch // len(sentences) + 1))[: arguments.batch]
     if arguments.memory_of:
-        for task in tasks(arguments.size, sentences, arguments.memory_of).values():
-            task()
-            task()
+        name, folder = arguments.memory_of
+        run = task(name, Path(folder), sentences)
+        run()
+        run()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
 
-    both = tasks(arguments.size, sentences)
-    ours, theirs = (task() for task in both.values())
-    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-    seconds = best_times(both, arguments.rounds)
-    memory = {name: peak_memory(name, arguments) for name in both}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        torch.manual_seed(0)
+        config = ElmoConfig(**SIZES[arguments.size])
+        write_options(config, folder / "options.json")
+        write_weights(ElmoModel(config), config, folder / "weights.hdf5")
+        both = {name: task(name, folder, sentences) for name in NAMES}
+        ours, theirs = (run() for run in both.values())
+        difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+        seconds = best_times(both, arguments.rounds)
+        memory = {name: peak_memory(name, folder, arguments) for name in NAMES}
 
     table = Table(title=f"{arguments.size} size, batch {arguments.batch}, forward and backward")
     for column in ("", "words a second", "seconds", "peak GB"):

@@ -1,6 +1,7 @@
 """Eight-bit weights: a faster, smaller and slightly different model, for those who ask for it."""
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,10 @@ class Int8Linear(nn.Module):
         # A feature whose weights are all 0 may have any scale.
         scales = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zero_points = torch.zeros(len(weight), dtype=torch.long)
-        quantized = torch.quantize_per_channel(weight, scales, zero_points, 0, torch.qint8)
+        with warnings.catch_warnings():
+            # PyTorch 2.13 announces the end of quantized tensors; its 8-bit kernels still take nothing else.
+            warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+            quantized = torch.quantize_per_channel(weight, scales, zero_points, 0, torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.detach().float())
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -63,9 +67,9 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
     Returns a copy of a model with the weights of its LSTMs, highways and character projection in 8 bits, for inference
     on a CPU. Heads, scalar mixes and convolutions stay as they are; the model itself is left alone.
 
-    The copy is not exact (`benchmarks/quantization.py` prints the cosine of each layer), and, unlike those of the model,
-    its vectors depend a little on the neighbours in the batch, because activations share a scale. It cannot be trained
-    or saved.
+    The copy is not exact (`benchmarks/quantization.py` prints the cosine of each layer), and, unlike those of the
+    model, its vectors depend a little on the neighbours in the batch, because activations share a scale. It cannot be
+    trained or saved.
 
     Raises:
         ValueError: the model is not on a CPU, or this PyTorch has no 8-bit kernels.

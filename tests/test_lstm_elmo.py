@@ -21,6 +21,7 @@ from elmo_hf.lstm_elmo import (
     run_side_by_side,
 )
 from elmo_hf.modeling_elmo import ElmoEncoder, ElmoLstmLayer
+from tests.tiny import character_ids, tiny_model
 
 INPUT, CELL = 2, 3
 BATCH_SIZES = [4, 4, 2, 1, 1]
@@ -141,29 +142,8 @@ def test_both_directions_in_one_product_equal_one_after_the_other():
                 torch.testing.assert_close(ours[direction], theirs)
 
 
-def tiny_model(**changes) -> ElmoModel:
-    torch.manual_seed(0)
-    sizes = {"char_cnn_filters": [[1, 4], [3, 8]], "projection_dim": 6, "cell_size": 10, "char_embedding_dim": 4}
-    return ElmoModel(ElmoConfig(**(sizes | changes))).eval()
-
-
-def random_words(batch: int, words: int, seed: int = 0) -> torch.Tensor:
-    """(batch, words, 50) ids of words of two to nine random bytes; row k has k words less, but at least one."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.zeros(batch, words, 50, dtype=torch.long)
-    for row in range(batch):
-        for word in range(max(1, words - row)):
-            length = int(torch.randint(2, 10, (), generator=generator))
-            characters = torch.randint(1, 257, (length,), generator=generator)
-            ids[row, word] = 261
-            ids[row, word, 0] = 259
-            ids[row, word, 1 : length + 1] = characters
-            ids[row, word, length + 1] = 260
-    return ids
-
-
 def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
-    model, ids = tiny_model().double(), random_words(3, 5)
+    model, ids = tiny_model().double(), character_ids()
     parameters = list(model.parameters())
     outputs, gradients = [], []
     for batched in (False, True):
@@ -179,7 +159,7 @@ def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
 
 
 def test_the_model_gives_the_same_with_the_directions_side_by_side(monkeypatch):
-    model, ids = tiny_model(), random_words(3, 5)
+    model, ids = tiny_model(), character_ids()
     threads = torch.get_num_threads()
     calls = []
 
@@ -201,7 +181,7 @@ def test_the_model_gives_the_same_with_the_directions_side_by_side(monkeypatch):
 
 def optimizer_step(model: ElmoModel):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    model(random_words(1, 2)).last_hidden_state.square().sum().backward()
+    model(character_ids()).last_hidden_state.square().sum().backward()
     optimizer.step()
 
 
@@ -243,7 +223,7 @@ EDITS = [optimizer_step, edit_in_place, edit_one_element, edit_data, replace_dat
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_change_of_the_weights_is_noticed(edit):
-    model, ids = tiny_model(), random_words(3, 5)
+    model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         before = model(ids).last_hidden_state
         assert torch.equal(model(ids).last_hidden_state, before)
@@ -257,7 +237,7 @@ def test_a_change_of_the_weights_is_noticed(edit):
 
 
 def test_copies_and_pickles_carry_no_prepared_weights():
-    model, ids = tiny_model(), random_words(2, 4)
+    model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         expected = model(ids).last_hidden_state
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -266,7 +246,7 @@ def test_copies_and_pickles_carry_no_prepared_weights():
 
 
 def test_prepared_weights_are_let_go_when_training_begins():
-    model, ids = tiny_model(), random_words(2, 4)
+    model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         model(ids)
     assert model.encoder.forward_layers[0]._products._entry is not None
@@ -276,7 +256,7 @@ def test_prepared_weights_are_let_go_when_training_begins():
 
 
 def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
-    model, ids = tiny_model(), random_words(3, 5)
+    model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         expected = model(ids).last_hidden_state
         monkeypatch.setattr("elmo_hf.lstm_elmo.can_pack", lambda weight: False)
@@ -296,7 +276,7 @@ def test_a_weight_cache_computes_once_a_state_of_its_weights():
 
 @pytest.mark.parametrize("device_dtype", [torch.bfloat16, torch.float16])
 def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
-    model, ids = tiny_model(), random_words(3, 5)
+    model, ids = tiny_model(), character_ids()
     expected = model(ids).last_hidden_state
     with torch.autocast("cpu", device_dtype):
         trained = model(ids).last_hidden_state
