@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 # Imported now, because these must not meet the stand-ins.
 import h5py  # noqa: F401
@@ -128,10 +128,9 @@ class _Package(ModuleType):
 class _UnusedModule(ModuleType):
     """Has every name; each is a class of which there are no instances."""
 
-    __path__: ClassVar[list[str]] = []
-
     def __init__(self, name: str):
         super().__init__(name)
+        self.__path__ = []
         self.__spec__ = ModuleSpec(name, None)
 
     def __getattr__(self, name: str) -> Any:

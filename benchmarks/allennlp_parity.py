@@ -161,8 +161,8 @@ def check_equal(name: str, ours: Tensor, theirs: Tensor):
 def compare_outputs(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Comparison:
     """Compares all mixes of two outputs of `Elmo`."""
     check_equal(f"mask, {name}", ours["mask"], theirs["mask"])
-    mixes = [torch.cat(output["elmo_representations"]) for output in (ours, theirs)]
-    return Comparison.of(name, *mixes, torch.cat([ours["mask"]] * len(ours["elmo_representations"])))
+    our_mixes, their_mixes = (torch.cat(output["elmo_representations"]) for output in (ours, theirs))
+    return Comparison.of(name, our_mixes, their_mixes, torch.cat([ours["mask"]] * len(ours["elmo_representations"])))
 
 
 def compare_features(files: Files, sentences: Sentences) -> Iterator[Comparison]:

@@ -1,6 +1,7 @@
 """What a figure was measured on, and how: pairs in turn, best of several rounds."""
 
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,3 +41,9 @@ def sgemm_rate(size: int = 3072, rounds: int = 5) -> float:
     a, b = torch.randn(size, size), torch.randn(size, size)
     a @ b
     return 2 * size**3 / best_times({"sgemm": lambda: a @ b}, rounds)["sgemm"]
+
+
+def peak_memory() -> float:
+    """GB that this process has held at most. Linux only: `getrusage` would count the parent's memory as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6

@@ -7,7 +7,6 @@ Each figure is the peak resident memory of a process of its own, Python and PyTo
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.inference_speed import SIZES, read_sentences
-from benchmarks.machine import describe
+from benchmarks.machine import describe, peak_memory
 from elmo_hf import ElmoConfig, ElmoEmbedder, ElmoModel, ElmoTokenizer
 
 # (size, sentences, words a sentence; 0 for the reference sentences over and over)
@@ -46,7 +45,7 @@ def embed(size: str, number: int, length: int):
             [f"{word}{index // 300}" for word in reference[index % len(reference)]] for index in range(number)
         )
     words = sum(len(vectors) for vectors in ElmoEmbedder(model, ElmoTokenizer()).embed(sentences))
-    print(words, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    print(words, peak_memory())
 
 
 def main():

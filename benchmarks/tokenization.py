@@ -78,7 +78,7 @@ def paragraphs(path: Path, characters: int) -> Iterator[str]:
     else:
         with tarfile.open(path) as archive:
             texts = [
-                archive.extractfile(member).read().decode("utf-8").splitlines()[100:300]  # type: ignore[union-attr]
+                archive.extractfile(member).read().decode("utf-8").splitlines()[100:300]
                 for member in itertools.islice(filter(lambda member: member.name.endswith(".txt"), archive), 20)
             ]
         lines = itertools.chain.from_iterable(texts)

@@ -9,7 +9,6 @@ is compared before anything is timed.
 
 import argparse
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,9 @@ from rich.table import Table
 
 from benchmarks.allennlp_modules import load_allennlp
 from benchmarks.inference_speed import SIZES, Sentences, num_words, read_sentences
-from benchmarks.machine import best_times, describe
+from benchmarks.machine import best_times, describe, peak_memory
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
 from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_options, write_weights
-
 
 NAMES = ("elmo_hf", "AllenNLP")
 
@@ -58,7 +56,7 @@ def task(name: str, folder: Path, sentences: Sentences) -> Callable[[], torch.Te
     return run_theirs
 
 
-def peak_memory(name: str, folder: Path, arguments: argparse.Namespace) -> float:
+def peak_memory_of(name: str, folder: Path, arguments: argparse.Namespace) -> float:
     """GB that a process with this model alone held at most, over two passes."""
     command = [sys.executable, "-m", "benchmarks.training_speed", "--memory-of", name, str(folder)]
     command += ["--batch", str(arguments.batch)]
@@ -83,7 +81,7 @@ def main():
         run = task(name, Path(folder), sentences)
         run()
         run()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        print(peak_memory())
         return
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -96,7 +94,7 @@ def main():
         ours, theirs = (run() for run in both.values())
         difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
         seconds = best_times(both, arguments.rounds)
-        memory = {name: peak_memory(name, folder, arguments) for name in NAMES}
+        memory = {name: peak_memory_of(name, folder, arguments) for name in NAMES}
 
     table = Table(title=f"{arguments.size} size, batch {arguments.batch}, forward and backward")
     for column in ("", "words a second", "seconds", "peak GB"):
