@@ -109,7 +109,7 @@ class Elmo(nn.Module):
         TypeError: a value has the wrong type.
     """
 
-    vocabulary_ids: Tensor | None
+    vocabulary_ids: Any
 
     def __init__(
         self,
@@ -202,31 +202,12 @@ class Elmo(nn.Module):
             return {"elmo_representations": representations, "mask": mask}
 
         if word_inputs is not None:
-            inputs = self._spell(word_inputs, inputs)
+            inputs = _spell(self.vocabulary_ids, word_inputs, inputs)
         batch = inputs.shape[:-2].numel()
         outputs = self.model(inputs, lstm_states=self._initial_states(batch), return_dict=True)
         if self.stateful:
             self._keep_states(outputs.lstm_states, batch)
         return {"elmo_representations": list(outputs.elmo_representations), "mask": outputs.mask}
-
-    def _spell(self, word_inputs: Tensor, inputs: Tensor) -> Tensor:
-        """Returns `inputs` with the character ids of the words that `word_inputs` names."""
-        shape, characters = inputs.shape[:-1], self.vocabulary_ids.shape[1]
-        if (
-            inputs.shape[-1] != characters
-            or word_inputs.shape[-1:] != shape[-1:]
-            or word_inputs.numel() != shape.numel()
-        ):
-            raise ValueError(
-                f"`inputs` must have shape (batch, words, {characters}) and `word_inputs` one index a word, were: "
-                f"{tuple(inputs.shape)} and {tuple(word_inputs.shape)}."
-            )
-        shape = max(shape, word_inputs.shape, key=len)
-        word_inputs = word_inputs.reshape(shape)
-        size = len(self.vocabulary_ids)
-        spelled = self.vocabulary_ids[word_inputs.long().clamp(0, size - 1)].to(inputs)
-        is_named = (word_inputs >= 0) & (word_inputs < size)
-        return torch.where(is_named.unsqueeze(-1), spelled, inputs.reshape(*shape, characters))
 
     def _initial_states(self, batch: int) -> tuple[Tensor, Tensor] | None:
         if self._states is None:
@@ -249,6 +230,22 @@ def _vocabulary_ids(words: list[str]) -> Tensor:
     """(words, characters) ids in the smallest type that holds them: a vocabulary may be large."""
     # The first index is padding, whichever word stands there, and even if none does.
     return batch_to_ids([["", *words[1:]]])[0].to(torch.int16).index_fill(0, torch.tensor([0]), 0)
+
+
+def _spell(vocabulary_ids: Tensor, word_inputs: Tensor, inputs: Tensor) -> Tensor:
+    """Returns `inputs` with the character ids of the words that `word_inputs` names."""
+    shape, characters = inputs.shape[:-1], vocabulary_ids.shape[1]
+    if inputs.shape[-1] != characters or word_inputs.shape[-1:] != shape[-1:] or word_inputs.numel() != shape.numel():
+        raise ValueError(
+            f"`inputs` must have shape (batch, words, {characters}) and `word_inputs` one index a word, were: "
+            f"{tuple(inputs.shape)} and {tuple(word_inputs.shape)}."
+        )
+    shape = max(shape, word_inputs.shape, key=len)
+    word_inputs = word_inputs.reshape(shape)
+    size = len(vocabulary_ids)
+    spelled = vocabulary_ids[word_inputs.long().clamp(0, size - 1)].to(inputs)
+    is_named = (word_inputs >= 0) & (word_inputs < size)
+    return torch.where(is_named.unsqueeze(-1), spelled, inputs.reshape(*shape, characters))
 
 
 __all__ = ["Elmo", "batch_to_ids"]

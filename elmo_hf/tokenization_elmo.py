@@ -94,9 +94,10 @@ def _moses_pattern() -> str:
     """
     One regular expression (Oniguruma) that matches the words of the Moses tokenizer for English, unescaped.
 
-    Moses rewrites the text a dozen times; here each match is a slice of the original. One deliberate difference: an
-    apostrophe that opens or closes the *text* is split off as anywhere else. Two more concern what its training data
-    does not have: control characters separate words, and a combining mark stays with its letter.
+    Moses rewrites the text a dozen times; here each match is a slice of the original. Deliberate differences: an
+    apostrophe that opens or closes the *text* is split off as anywhere else, and so is the second of two commas or of
+    two apostrophes (side by side, or with one character between that is no letter); control characters separate
+    words; a combining mark stays with its letter.
 
     Every group is atomic and every loop of groups is bounded, because the library gives up (a panic, not an exception)
     after ten million steps back within one word.
@@ -284,7 +285,9 @@ def _padded(values: list, number: int, side: str, value: Any) -> list:
     return [value] * number + values if side == "left" else values + [value] * number
 
 
-def _padded_rows(sequences: Sequence[np.ndarray], length: int, side: str) -> Sequence[np.ndarray]:
+def _padded_rows(
+    sequences: Sequence[np.ndarray] | np.ndarray, length: int, side: str
+) -> Sequence[np.ndarray] | np.ndarray:
     """
     Sequences of `(words, 50)` ids with rows of zeros, "no word here", up to `length` words. One array
     `(sequences, length, 50)`, which a tensor then shares, unless some are longer already.
@@ -341,8 +344,8 @@ class ElmoTokenizer(PreTrainedTokenizer):
     Args:
         word_splitter (`"moses"` or `"whitespace"`, defaults to `"moses"`):
             How raw text becomes words. `"moses"` follows the Moses tokenizer for English, which prepared the training
-            data of the English models: `do n't`-like contractions become `don 't`, `U.S.` and `well-known` stay whole.
-            `"whitespace"` is `str.split`.
+            data of the English models: *don't* becomes `don 't`, *5%* becomes `5 %`, `U.S.` and `well-known` stay
+            whole. `"whitespace"` is `str.split`.
         max_characters_per_token (`int`, defaults to 50):
             Character ids a word, begin and end marks included; at least 3, as in [`ElmoConfig`].
         pad_token (`str`, defaults to `"<pad>"`):
@@ -381,6 +384,8 @@ class ElmoTokenizer(PreTrainedTokenizer):
             pad_token=pad_token,
             **kwargs,
         )
+        # Pipelines ask for truncation, and transformers 4 would warn that a tokenizer without a limit does none.
+        getattr(self, "deprecation_warnings", {})["Asking-to-truncate-to-max_length"] = True
 
     @property
     def is_fast(self) -> bool:
@@ -534,8 +539,14 @@ class ElmoTokenizer(PreTrainedTokenizer):
     def _as_rows(self, ids: Any) -> np.ndarray:
         """Rows of character ids, `(words, 50)` int64, from nested lists, an array or a tensor; `[]` is no words."""
         width = self.max_characters_per_token
-        shape = tuple(ids.shape) if hasattr(ids, "shape") else (len(ids), *({len(row) for row in ids} or {width}))
-        if shape != (shape[0], width) and shape != (0,):
+        if isinstance(ids, torch.Tensor):
+            ids = ids.cpu()
+        if hasattr(ids, "shape"):
+            shape = tuple(ids.shape)
+        else:
+            # Integers where rows are due have no length.
+            shape = (len(ids), *{len(row) if hasattr(row, "__len__") else 0 for row in ids})
+        if shape not in ((0,), (shape[0], width)):
             raise ValueError(f"`input_ids` of a sentence must be (words, {width}), was: {shape}.")
         return np.asarray(ids, dtype=np.int64).reshape(-1, width)
 
@@ -570,7 +581,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
 
     # Encoding. transformers 5 sends single texts and batches to `_encode_plus`, 4 has a second method for batches.
 
-    def _encode_plus(
+    def _encode_plus(  # type: ignore[override]
         self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **options: Any
     ) -> BatchEncoding:
         samples, is_batch = _samples(text, text_pair, is_split_into_words)
@@ -591,38 +602,44 @@ class ElmoTokenizer(PreTrainedTokenizer):
     def _batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
         return self._encode_plus(batch_text_or_text_pairs, **options)
 
-    def prepare_for_model(
+    def _call_one(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        # The same for `__call__` of transformers 4, whose own check refuses batches of pairs of word lists.
+        return self._encode_plus(text, text_pair, **self._with_strategies(**options))
+
+    def _with_strategies(
         self,
-        ids: Any,
-        pair_ids: Any = None,
         padding: bool | str | PaddingStrategy = False,
         truncation: bool | str | TruncationStrategy | None = None,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
-        prepend_batch_axis: bool = False,
+        verbose: bool = True,
         **options: Any,
+    ) -> dict[str, Any]:
+        """Options of [`~__call__`] as `_encode_plus` wants them."""
+        padding_strategy, truncation_strategy, max_length, _ = self._get_padding_truncation_strategies(
+            padding, truncation, max_length, pad_to_multiple_of, verbose
+        )
+        return {
+            **options,
+            "padding_strategy": padding_strategy,
+            "truncation_strategy": truncation_strategy,
+            "max_length": max_length,
+            "pad_to_multiple_of": pad_to_multiple_of,
+        }
+
+    def prepare_for_model(  # type: ignore[override]
+        self, ids: Any, pair_ids: Any = None, prepend_batch_axis: bool = False, **options: Any
     ) -> BatchEncoding:
         """
         [`~__call__`] for words that are rows of ids already: `(words, 50)`, and those of a second text. Without
         `prepend_batch_axis` tensors have no batch axis.
         """
-        padding_strategy, truncation_strategy, max_length, _ = self._get_padding_truncation_strategies(
-            padding=padding, truncation=truncation, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of
-        )
         sample = []
         for rows in (ids,) if pair_ids is None else (ids, pair_ids):
             tokens = self.convert_ids_to_tokens(rows)
             sample.append(_Words(tokens, [(0, len(token)) for token in tokens], self._as_rows(rows)))
-        encoded = self._encode(
-            [sample],
-            is_batch=False,
-            padding_strategy=padding_strategy,
-            truncation_strategy=truncation_strategy,
-            max_length=max_length,
-            pad_to_multiple_of=pad_to_multiple_of,
-            **options,
-        )
-        if options.get("return_tensors") is not None and not prepend_batch_axis and len(encoded.encodings) == 1:
+        encoded = self._encode([sample], is_batch=False, **self._with_strategies(**options))
+        if options.get("return_tensors") is not None and not prepend_batch_axis and len(encoded.encodings or ()) == 1:
             encoded.data = {name: value[0] for name, value in encoded.data.items()}
         return encoded
 
@@ -642,7 +659,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         **columns: Any,
     ) -> BatchEncoding:
         """Encodes samples of one or two texts. With overflow, each window is a sequence of the batch."""
-        encodings: list[ElmoEncoding] = []
+        encodings: list[Any] = []
         sample_of: list[int] = []
         for index, sample in enumerate(samples):
             windows = self._windows(
@@ -651,7 +668,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
             encodings += [self._joined(window, add_special_tokens) for window in windows]
             sample_of += [index] * len(windows)
 
-        rows: Sequence[np.ndarray] = [encoding.character_ids for encoding in encodings]
+        rows: Sequence[np.ndarray] | np.ndarray = [encoding.character_ids for encoding in encodings]
         side = self._side(padding_side)
         if length := _padded_length(map(len, rows), padding_strategy, max_length, pad_to_multiple_of):
             rows = _padded_rows(rows, length, side)
@@ -904,9 +921,7 @@ def _as_lists(data: dict[str, list]) -> dict[str, list]:
     return {**data, "input_ids": [rows.tolist() for rows in data["input_ids"]]}
 
 
-def _as_batch(
-    data: dict[str, list], return_tensors: Any, encodings: list[ElmoEncoding] | None = None
-) -> BatchEncoding:
+def _as_batch(data: dict[str, list], return_tensors: Any, encodings: Any = None) -> BatchEncoding:
     """Columns of a batch as lists or tensors. Character ids become tensors directly: lists would take far longer."""
     tensor_type = None if return_tensors is None else TensorType(return_tensors)
     if tensor_type not in (TensorType.PYTORCH, TensorType.NUMPY):

@@ -178,16 +178,18 @@ def test_parameters_have_allennlps_names_order_and_defaults():
 
 
 def test_files_may_be_named_by_strings_or_paths(reference_dir: Path):
-    paths = reference_dir / "options.json", reference_dir / "lm_weights.hdf5"
-    by_path, by_string = Elmo(*paths, 1).eval(), Elmo(*map(str, paths), 1).eval()
+    options, weights = reference_dir / "options.json", reference_dir / "lm_weights.hdf5"
+    by_path, by_string = Elmo(options, weights, 1).eval(), Elmo(str(options), str(weights), 1).eval()
     torch.testing.assert_close(vectors(by_path), vectors(by_string), **EXACT)
 
 
 @pytest.mark.parametrize("missing", ["options.json", "lm_weights.hdf5"])
 def test_a_missing_file_is_named(reference_dir: Path, tmp_path: Path, missing: str):
-    files = [(tmp_path if name == missing else reference_dir) / name for name in ("options.json", "lm_weights.hdf5")]
+    options, weights = (
+        (tmp_path if name == missing else reference_dir) / name for name in ("options.json", "lm_weights.hdf5")
+    )
     with pytest.raises(FileNotFoundError, match=missing):
-        Elmo(*files, 1)
+        Elmo(options, weights, 1)
 
 
 @pytest.mark.parametrize("given", [(None, None), ("options.json", None), (None, "lm_weights.hdf5")])
@@ -519,6 +521,22 @@ def test_a_foreign_bilm_can_keep_its_boundaries():
     assert output["mask"].tolist() == [[True] * 4, [True, True, True, False]]
     torch.testing.assert_close(
         output["elmo_representations"][0][..., 1].detach(), torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 0.0]])
+    )
+
+
+class LeftPaddedBiLm(ForeignBiLm):
+    """The same from right to left, padding included."""
+
+    def forward(self, inputs: Tensor, word_inputs: Tensor | None) -> dict[str, Any]:
+        outputs = super().forward(inputs, word_inputs)
+        return {"activations": [layer.flip(1) for layer in outputs["activations"]], "mask": outputs["mask"].flip(1)}
+
+
+def test_a_foreign_bilm_may_pad_on_the_left():
+    output = Elmo(None, None, 1, dropout=0.0, module=LeftPaddedBiLm(1))(batch_to_ids([["a", "b", "c"], ["d"]]))
+    assert output["mask"].tolist() == [[True] * 3, [False, False, True]]
+    torch.testing.assert_close(
+        output["elmo_representations"][0][..., 0].detach(), torch.tensor([[3.0, 2.0, 1.0], [0.0, 0.0, 1.0]])
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 import unittest
+from typing import Any
 
 import pytest
 import transformers
@@ -9,7 +10,7 @@ import transformers
 from elmo_hf.tokenization_elmo import ElmoTokenizer
 from tests.upstream import import_upstream
 
-upstream = import_upstream("test_tokenization_common")
+TokenizerTesterMixin: Any = import_upstream("test_tokenization_common").TokenizerTesterMixin
 
 _ADDS_TOKENS = "adds tokens to a word vocabulary; here every word has ids, and `add_tokens` raises"
 _INTEGER_IDS = "expects one integer a token"
@@ -69,7 +70,7 @@ else:
     }
 
 
-class _Contract(upstream.TokenizerTesterMixin):
+class _Contract(TokenizerTesterMixin):
     tokenizer_class = ElmoTokenizer
     from_pretrained_id: list[str] = []
     test_rust_tokenizer = False

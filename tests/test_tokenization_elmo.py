@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from transformers import (
 from elmo_hf.tokenization_elmo import ElmoTokenizer, batch_to_ids
 
 BEGIN_SENTENCE, END_SENTENCE, BEGIN, END, FILL = 257, 258, 259, 260, 261
+
+
+# No limit of time for one example, on a busy machine that would fail now and then.
+patient = settings(deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,7 @@ def test_another_width_keeps_fewer_characters() -> None:
     assert narrow([], return_tensors="pt")["input_ids"].shape[:2] == (0, 0)
 
 
+@patient
 @given(st.lists(st.text(max_size=60)))
 def test_character_ids_equal_a_plain_spelling(words: list[str]) -> None:
     def spelled(word: str) -> list[int]:
@@ -121,10 +127,18 @@ def test_batch_to_ids_refuses_what_is_no_list_of_words(batch: Any) -> None:
         batch_to_ids(batch)
 
 
-@pytest.mark.parametrize("words", ["abc", ["a", 1], ["a", None], [["a", 1]], [["a"], "bc"], [["a"], [b"b"]]])
+@pytest.mark.parametrize(
+    "words", ["abc", ["a", 1], ["a", None], [["a", 1]], [["a"], "bc"], [["a"], [b"b"]], [1], [None]]
+)
 def test_the_tokenizer_refuses_what_is_no_list_of_words(tokenizer: ElmoTokenizer, words: Any) -> None:
     with pytest.raises(TypeError, match=r"must be a .*, was: "):
         tokenizer(words, is_split_into_words=True)
+
+
+@pytest.mark.parametrize("text", [3, [3], [None], ["a", None], b"a", [["a", 3]], [("a", None)]])
+def test_the_tokenizer_refuses_what_is_no_text(tokenizer: ElmoTokenizer, text: Any) -> None:
+    with pytest.raises(TypeError, match=r"A text must be a `str`, was: "):
+        tokenizer(text)
 
 
 # Words of raw text
@@ -155,16 +169,22 @@ _MOSES_TEXT = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=1000)
+@cache
+def moses() -> MosesTokenizer:
+    return MosesTokenizer("en")
+
+
+@settings(max_examples=300, deadline=None)
 @given(_MOSES_TEXT)
 def test_words_of_any_text_are_those_of_sacremoses(text: str) -> None:
     # Between words, because sacremoses glues an apostrophe at either end of the text to its neighbour; and it leaves
-    # the second of two apostrophes unsplit when one character, no letter, or nothing is between.
+    # the second of two commas or apostrophes unsplit when nothing (or one character, no letter) is between.
     text = f"x {text} y"
-    assume(not re.search("'[^A-Za-z]?'", text))
-    assert ElmoTokenizer().tokenize(text) == MosesTokenizer("en").tokenize(text, escape=False)
+    assume(not re.search(r"'([^A-Za-z]|\s+)?'|,,", text))
+    assert ElmoTokenizer().tokenize(text) == moses().tokenize(text, escape=False)
 
 
+@patient
 @given(st.text() | _MOSES_TEXT)
 def test_words_are_slices_that_cover_all_but_white_space(text: str) -> None:
     encoded = ElmoTokenizer()(text, return_offsets_mapping=True)
@@ -177,6 +197,7 @@ def test_words_are_slices_that_cover_all_but_white_space(text: str) -> None:
     assert not any(character.isspace() for token in encoded.tokens() for character in token)
 
 
+@patient
 @given(st.text() | st.text(st.sampled_from([chr(code) for code in range(0x3001) if chr(code).isspace()] + ["a"])))
 def test_the_whitespace_splitter_is_that_of_python(text: str) -> None:
     assert ElmoTokenizer(word_splitter="whitespace").tokenize(text) == text.split()
@@ -208,12 +229,13 @@ def test_an_unknown_splitter_or_width_is_an_error() -> None:
     with pytest.raises(ValueError, match="`max_characters_per_token` must be at least 3, was: 2"):
         ElmoTokenizer(max_characters_per_token=2)
     with pytest.raises(TypeError, match="must be a whole number, was: '50'"):
-        ElmoTokenizer(max_characters_per_token="50")  # type: ignore[arg-type]
+        ElmoTokenizer(max_characters_per_token="50")
 
 
 # Encodings
 
 
+@cache
 def fast_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     """A fast tokenizer of words between spaces, with the same two special tokens between the texts of a pair."""
     words = ["<pad>", "</S>", "<S>", *(f"w{number}" for number in range(40))]
@@ -231,7 +253,8 @@ _CALLS = st.fixed_dictionaries(
     {
         "truncation": st.sampled_from([True, False, "longest_first", "only_first", "only_second"]),
         "padding": st.sampled_from([True, False, "longest", "max_length"]),
-        "max_length": st.integers(3, 20),
+        # At least a word of each text of a pair.
+        "max_length": st.integers(4, 20),
         "stride": st.integers(0, 3),
         "padding_side": _SIDE,
         "add_special_tokens": st.booleans(),
@@ -249,7 +272,6 @@ def assert_same_encoding(given: Any, expected: Any) -> None:
     for name in ("special_tokens_mask", "attention_mask", "type_ids"):
         assert getattr(given, name) == getattr(expected, name), name
     assert len(given) == len(expected)
-    assert len(given.overflowing) == len(expected.overflowing)
     for name in ("token_to_sequence", "token_to_word", "token_to_chars"):
         for token in range(len(expected) + 1):
             assert getattr(given, name)(token) == getattr(expected, name)(token), (name, token)
@@ -259,7 +281,7 @@ def assert_same_encoding(given: Any, expected: Any) -> None:
     assert given.ids == ElmoTokenizer().convert_tokens_to_ids(given.tokens)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     batch=st.lists(_WORDS, min_size=1, max_size=3) | st.lists(st.tuples(_WORDS, _WORDS), min_size=1, max_size=3),
     is_batch=st.booleans(),
@@ -272,6 +294,8 @@ def test_encodings_have_the_structure_of_a_fast_tokenizer(
     if not options["is_split_into_words"]:
         batch = [tuple(map(" ".join, item)) if isinstance(item, tuple) else " ".join(item) for item in batch]
     arguments: tuple = (batch,) if is_batch else batch[0] if isinstance(batch[0], tuple) else (batch[0],)
+    # transformers 4 takes a batch of pairs of word lists in this form only.
+    reference = tuple(zip(*batch, strict=True)) if is_batch and isinstance(batch[0], tuple) else arguments
     options = options | dict.fromkeys(
         ["return_offsets_mapping", "return_special_tokens_mask", "return_token_type_ids", "return_length"], True
     )
@@ -282,15 +306,25 @@ def test_encodings_have_the_structure_of_a_fast_tokenizer(
         # A stride as long as the window is a crash of the Rust library.
         assume("`stride`" not in str(error))
         with pytest.raises(Exception, match=r"[Tt]runcat"):
-            tokenizers[1](*arguments, **options, verbose=False)
+            tokenizers[1](*reference, **options, verbose=False)
         return
-    expected = tokenizers[1](*arguments, **options, verbose=False)
+    expected = tokenizers[1](*reference, **options, verbose=False)
 
     assert given.keys() == expected.keys()
     for name in given.keys() - {"input_ids"}:
         assert given[name] == expected[name], name
     for ours, theirs in zip(given.encodings, expected.encodings, strict=True):
         assert_same_encoding(ours, theirs)
+
+
+def test_the_first_window_has_the_others_as_overflow(tokenizer: ElmoTokenizer) -> None:
+    options: dict[str, Any] = {"truncation": True, "max_length": 2, "stride": 1, "padding": True}
+    encoded = tokenizer(["a", "b c d e"], return_overflowing_tokens=True, **options)
+    assert [one.tokens for one in encoded[1].overflowing] == [["c", "d"], ["d", "e"]]
+    assert encoded["overflow_to_sample_mapping"] == [0, 1, 1, 1]
+    assert encoded[2].word_ids == [1, 2]
+    assert encoded[0].overflowing == encoded[2].overflowing == []
+    assert tokenizer("b c d e", **options)[0].overflowing == []
 
 
 def test_a_stride_as_long_as_the_window_is_an_error(tokenizer: ElmoTokenizer) -> None:
@@ -400,16 +434,18 @@ def test_prepare_for_model_equals_a_call(tokenizer: ElmoTokenizer) -> None:
 
 
 def test_an_argument_that_is_not_known_is_named_in_a_warning(
-    tokenizer: ElmoTokenizer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tokenizer: ElmoTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elmo_hf.tokenization_elmo.logger.warning", lambda message: caplog.records.append(message))
+    messages: list[str] = []
+    monkeypatch.setattr("elmo_hf.tokenization_elmo.logger.warning", messages.append)
     tokenizer("a", is_slow=True)
-    assert "Not used by ElmoTokenizer: is_slow." in caplog.records
+    assert messages == ["Not used by ElmoTokenizer: is_slow."]
 
 
 # Back to words
 
 
+@patient
 @given(st.lists(st.text(max_size=16).filter(lambda word: word != "<pad>"), max_size=5))
 def test_ids_become_the_words_again(words: list[str]) -> None:
     tokenizer = ElmoTokenizer()
@@ -525,6 +561,8 @@ def test_padding_needs_ids_of_the_right_shape(tokenizer: ElmoTokenizer) -> None:
         tokenizer.pad([{"labels": 1}])
     with pytest.raises(ValueError, match=r"must be \(words, 50\), was: \(2, 49\)"):
         tokenizer.pad([{"input_ids": [[0] * 49] * 2}])
+    with pytest.raises(ValueError, match=r"must be \(words, 50\), was: \(2, 0\)"):
+        tokenizer.pad([{"input_ids": [1, 2]}])
     with pytest.raises(ValueError, match="`padding_side` must be left or right, was: 'top'"):
         tokenizer.pad([tokenizer("a")], padding_side="top")
 

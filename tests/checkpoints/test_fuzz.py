@@ -31,7 +31,7 @@ from tests.checkpoints.test_bilm_hdf5 import write_random_checkpoint
 
 OPTIONS_MUTATIONS = 200
 DATASET_MUTATIONS = 120
-BYTE_MUTATIONS = 300
+BYTE_MUTATIONS = 150
 
 # No example of hypothesis is slow by itself; the machine may be.
 FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
