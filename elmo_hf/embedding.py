@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,13 +70,13 @@ class ElmoEmbedder:
 
     def _embed(self, sentences: Iterable[Sentence], select: Callable, pooling: str | None) -> Iterator[np.ndarray]:
         for window in _windows(map(self._words, sentences)):
-            vectors: list[np.ndarray | None] = [None] * len(window)
+            vectors: dict[int, np.ndarray] = {}
             # Longest first, so that a machine with too little memory says so at once.
             order = sorted(range(len(window)), key=lambda index: -len(window[index]))
             for batch in self._batches(order, window):
                 for index, value in zip(batch, self._run([window[index] for index in batch], select), strict=True):
                     vectors[index] = value if pooling is None else _pool(value, pooling)
-            yield from vectors
+            yield from (vectors[index] for index in range(len(window)))
 
     def _words(self, sentence: Sentence) -> list[str]:
         if isinstance(sentence, str):
@@ -107,13 +108,17 @@ class ElmoEmbedder:
             "top": lambda outputs: outputs.hidden_states[-1],
             "average": lambda outputs: sum(outputs.hidden_states) / num_layers,
             "all": lambda outputs: torch.stack(outputs.hidden_states),
-            **{number: lambda outputs, number=number: outputs.hidden_states[number] for number in range(num_layers)},
+            **{number: partial(_layer, number) for number in range(num_layers)},
         }
         if isinstance(layers, bool) or layers not in choices:
             raise ValueError(f"`layers` must be one of {', '.join(map(str, choices))}, was: {layers!r}.")
         choose = choices[layers]
         keep = slice(1, -1) if self.model.config.keep_sentence_boundaries else slice(None)
         return lambda inputs: choose(self.model(**inputs, output_hidden_states=layers != "mix"))[..., keep, :]
+
+
+def _layer(number: int, outputs: Any) -> Tensor:
+    return outputs.hidden_states[number]
 
 
 def _windows(sentences: Iterable[list[str]]) -> Iterator[list[list[str]]]:

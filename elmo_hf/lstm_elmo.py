@@ -10,7 +10,7 @@ number of positions, time-major, longest sentence first; `running` the number of
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -118,7 +118,7 @@ class WeightCache:
     def __init__(self):
         self._entry: tuple[list, list[Tensor], Any] | None = None
 
-    def get(self, weights: list[Tensor], compute: Callable[[], Any], variant: Any = None) -> Any:
+    def get(self, weights: Sequence[Tensor], compute: Callable[[], Any], variant: Any = None) -> Any:
         """What `compute` gave for these weights, and for this `variant` of it."""
         # Read once: another thread may replace it.
         entry = self._entry
@@ -335,7 +335,7 @@ def _previous(packed: Tensor, initial: Tensor, batch_sizes: list[int]) -> Tensor
     return torch.cat(pieces, dim=-2)
 
 
-def run_side_by_side(tasks: list[Callable[[], Any]]) -> list[Any]:
+def run_side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Runs tasks that need no gradient at the same time, each on its share of PyTorch's threads."""
     workers = _workers(os.getpid(), len(tasks), torch.get_num_threads())
     inference_mode = torch.is_inference_mode_enabled()

@@ -82,7 +82,7 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
     length = lengths[row]
     valid = step < length if static_shapes else None
     backward_step = length - 1 - step
-    if static_shapes:
+    if valid is not None:
         backward_step = torch.where(valid, backward_step, step)
 
     # The k-th word stands at step k + 1.

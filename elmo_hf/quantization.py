@@ -58,8 +58,8 @@ class Int8LstmLayer(nn.Module):
         if lengths is not None:
             raise ValueError("A quantized model can be neither traced nor compiled; use the model it was made from.")
         products = LstmProducts(self.inputs, self.recurrent, self.projection)
-        outputs, *states = lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
-        return (outputs + inputs if self.add_skip else outputs), *states
+        outputs, final_hidden, final_cell = lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
+        return (outputs + inputs if self.add_skip else outputs), final_hidden, final_cell
 
 
 def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
@@ -86,7 +86,7 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
         quantized = _convert(model, {})
     finally:
         torch.backends.quantized.engine = engine
-    quantized.save_pretrained = _refuse_to_save
+    quantized.save_pretrained = _refuse_to_save  # type: ignore[method-assign]
     return quantized.eval().requires_grad_(False)
 
 

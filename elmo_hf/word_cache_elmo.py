@@ -19,7 +19,8 @@ class WordVectorStore:
         self._lock = threading.Lock()
         # From a word's ids to its row of `_vectors`, longest unused first.
         self._rows: dict[bytes, int] = {}
-        self._vectors: Tensor | None = None
+        # (rows, features), fewer rows than `capacity` until they are needed; (0, 0) before the first word.
+        self._vectors = torch.empty(0, 0)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -27,7 +28,7 @@ class WordVectorStore:
     def lookup(self, character_ids: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """
         Args:
-            character_ids: (words, characters) distinct words, on the CPU.
+            character_ids: (words, characters) words, most of them distinct, on the CPU.
             encode: computes (words, features) vectors of the words that are not stored.
 
         Returns:
@@ -58,8 +59,8 @@ class WordVectorStore:
         return row
 
     def _insert(self, keys: list[bytes], vectors: Tensor):
-        # Another thread may have been faster.
-        new = [(key, index) for index, key in enumerate(keys) if key not in self._rows][: self.capacity]
+        # Another thread may have been faster. A boundary comes twice when it is a word as well, as between two texts.
+        new = list({key: index for index, key in enumerate(keys) if key not in self._rows}.items())[: self.capacity]
         if not new:
             return
         rows = []
@@ -73,11 +74,11 @@ class WordVectorStore:
         self._vectors[rows] = vectors[[index for _, index in new]]
 
     def _grow(self, like: Tensor):
-        have = 0 if self._vectors is None else len(self._vectors)
+        have = len(self._vectors)
         if len(self._rows) <= have:
             return
         grown = like.new_empty(min(self.capacity, max(2 * have, len(self._rows), 256)), like.shape[-1])
-        if self._vectors is not None:
+        if have:
             grown[:have] = self._vectors
         self._vectors = grown
 
