@@ -1,16 +1,35 @@
 """ELMo as a first-class citizen of the Hugging Face ecosystem."""
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from .allennlp import Elmo
 from .configuration_elmo import ElmoConfig
 from .embedding import ElmoEmbedder
-from .modeling_elmo import ElmoModel, ElmoPreTrainedModel
+from .modeling_elmo import (
+    ElmoForMultipleChoice,
+    ElmoForQuestionAnswering,
+    ElmoForSequenceClassification,
+    ElmoForTokenClassification,
+    ElmoModel,
+    ElmoPreTrainedModel,
+)
 from .quantization import quantize
 from .tokenization_elmo import ElmoTokenizer, batch_to_ids
 
 AutoConfig.register("elmo", ElmoConfig)
 AutoModel.register(ElmoConfig, ElmoModel)
+AutoModelForMultipleChoice.register(ElmoConfig, ElmoForMultipleChoice)
+AutoModelForQuestionAnswering.register(ElmoConfig, ElmoForQuestionAnswering)
+AutoModelForSequenceClassification.register(ElmoConfig, ElmoForSequenceClassification)
+AutoModelForTokenClassification.register(ElmoConfig, ElmoForTokenClassification)
 AutoTokenizer.register(ElmoConfig, ElmoTokenizer)
 
 __version__ = "0.1.0"
@@ -19,6 +38,10 @@ __all__ = [
     "Elmo",
     "ElmoConfig",
     "ElmoEmbedder",
+    "ElmoForMultipleChoice",
+    "ElmoForQuestionAnswering",
+    "ElmoForSequenceClassification",
+    "ElmoForTokenClassification",
     "ElmoModel",
     "ElmoPreTrainedModel",
     "ElmoTokenizer",

@@ -1,5 +1,6 @@
 """Configuration of the ELMo model: every size of an options.json and every behaviour of the original interface."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -11,9 +12,14 @@ from transformers.configuration_utils import PretrainedConfig
 AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
     "AutoModel": "modeling_elmo.ElmoModel",
+    "AutoModelForMultipleChoice": "modeling_elmo.ElmoForMultipleChoice",
+    "AutoModelForQuestionAnswering": "modeling_elmo.ElmoForQuestionAnswering",
+    "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
 }
 
 CHAR_CNN_ACTIVATIONS = ("relu", "tanh")
+SENTENCE_POOLINGS = ("mean", "max", "last")
 
 # Filters of the original English model, [width, number] (called `filters` in bilm-tf).
 _ORIGINAL_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
@@ -65,6 +71,14 @@ class ElmoConfig(PretrainedConfig):
         word_cache_size (`int`, defaults to 16384):
             Word vectors that a model on a CPU remembers from call to call while its weights stay the same (32 MB at
             the original size when full); 0 turns it off. Changes no result.
+        head_lstm_size (`int` or `None`, defaults to `None`):
+            Width of one direction of the BiLSTM that a head runs over the mixed representations, as the taggers of the
+            paper do. `None`: the head reads the mix itself.
+        classifier_dropout (`float`, defaults to 0.0):
+            Dropout on what a head's classifier reads, in training mode. The mix has its own, `dropout`.
+        sentence_pooling (`"mean"`, `"max"` or `"last"`, defaults to `"mean"`):
+            How a head makes one vector of a sentence's words, padding left out. `"last"` is where each direction ends:
+            the forward half of the last word beside the backward half of the first.
         initializer_factor (`float`, defaults to 1.0):
             Multiplies every standard deviation (and the highway gate's bias) of bilm-tf's random initialisation.
         hidden_size (`int`, *optional*):
@@ -102,6 +116,9 @@ class ElmoConfig(PretrainedConfig):
         keep_sentence_boundaries: bool = False,
         scalar_mix_parameters: Sequence[float] | None = None,
         word_cache_size: int = 16384,
+        head_lstm_size: int | None = None,
+        classifier_dropout: float = 0.0,
+        sentence_pooling: str = "mean",
         initializer_factor: float = 1.0,
         hidden_size: int | None = None,
         pad_token_id: int = 0,
@@ -111,11 +128,7 @@ class ElmoConfig(PretrainedConfig):
         self.char_embedding_dim = _positive_int("char_embedding_dim", char_embedding_dim)
         self.max_characters_per_token = _positive_int("max_characters_per_token", max_characters_per_token, minimum=3)
         self.char_cnn_filters = _filters(char_cnn_filters, self.max_characters_per_token)
-        if char_cnn_activation not in CHAR_CNN_ACTIVATIONS:
-            raise ValueError(
-                f"`char_cnn_activation` must be {' or '.join(CHAR_CNN_ACTIVATIONS)}, was: {char_cnn_activation!r}."
-            )
-        self.char_cnn_activation = char_cnn_activation
+        self.char_cnn_activation = _choice("char_cnn_activation", char_cnn_activation, CHAR_CNN_ACTIVATIONS)
         self.num_highway_layers = _positive_int("num_highway_layers", num_highway_layers, minimum=0)
 
         if hidden_size is not None:
@@ -131,19 +144,30 @@ class ElmoConfig(PretrainedConfig):
 
         self.num_output_representations = _positive_int("num_output_representations", num_output_representations)
         self.do_layer_norm = _boolean("do_layer_norm", do_layer_norm)
-        if not 0.0 <= _number("dropout", dropout) < 1.0:
-            raise ValueError(f"`dropout` must be at least 0 and less than 1, was: {dropout}.")
-        self.dropout = float(dropout)
+        self.dropout = _dropout("dropout", dropout)
         self.keep_sentence_boundaries = _boolean("keep_sentence_boundaries", keep_sentence_boundaries)
         self.scalar_mix_parameters = _mix_parameters(scalar_mix_parameters, self.num_hidden_layers + 1)
         self.word_cache_size = _positive_int("word_cache_size", word_cache_size, minimum=0)
+
+        self.head_lstm_size = None if head_lstm_size is None else _positive_int("head_lstm_size", head_lstm_size)
+        self.classifier_dropout = _dropout("classifier_dropout", classifier_dropout)
+        self.sentence_pooling = _choice("sentence_pooling", sentence_pooling, SENTENCE_POOLINGS)
+
         if _number("initializer_factor", initializer_factor) < 0.0:
             raise ValueError(f"`initializer_factor` must not be negative, was: {initializer_factor}.")
         self.initializer_factor = float(initializer_factor)
 
         # A mapping of its own: `save_pretrained` writes into it.
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        kwargs["pad_token_id"] = pad_token_id
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but values that are given to `from_pretrained` are checked as well."""
+        # transformers would set them after `__init__`.
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in inspect.signature(cls.__init__).parameters}
+        return super().from_dict({**config_dict, **given}, **kwargs)
 
     @property
     def hidden_size(self) -> int:
@@ -160,7 +184,7 @@ class ElmoConfig(PretrainedConfig):
         return sum(number for _, number in self.char_cnn_filters)
 
 
-def _number(name: str, value: Any) -> Real:
+def _number(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, was: {value!r}.")
     if not math.isfinite(value):
@@ -180,6 +204,18 @@ def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be true or false, was: {value!r}.")
     return value
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be {' or '.join(choices)}, was: {value!r}.")
+    return value
+
+
+def _dropout(name: str, value: Any) -> float:
+    if not 0.0 <= _number(name, value) < 1.0:
+        raise ValueError(f"`{name}` must be at least 0 and less than 1, was: {value}.")
+    return float(value)
 
 
 def _clip(name: str, value: Any) -> float | None:

@@ -226,11 +226,12 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
             (N, projection_dim) outputs and the state of each sentence after its last word, as it came in.
         """
         if lengths is not None:
-            outputs, *states = lstm_traced(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths)
+            results = lstm_traced(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths)
         else:
-            outputs, *states = self.run(inputs, hidden, cell, batch_sizes)
+            results = self.run(inputs, hidden, cell, batch_sizes)
+        outputs, final_hidden, final_cell = results
         # The state that recurs is the one before the skip connection.
-        return (outputs + inputs if self.add_skip else outputs), *states
+        return (outputs + inputs if self.add_skip else outputs), final_hidden, final_cell
 
     def run(
         self,

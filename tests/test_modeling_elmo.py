@@ -33,7 +33,7 @@ def call(model: ElmoModel, **inputs: Any) -> ElmoModelOutput:
 
 def call_as_traced(model: ElmoModel, **inputs: Any) -> ElmoModelOutput:
     """The operations that `torch.compile` and `torch.export` see, without the minutes that they take."""
-    with mock.patch.object(torch.compiler, "is_compiling", lambda: True):
+    with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
         return model(**inputs)
 
 
@@ -685,13 +685,13 @@ def test_gradient_checkpointing_computes_the_layers_again_and_gives_the_same_gra
     model, calls = tiny_model(dropout=0.0).train(), []
     expected = gradients_of(model, character_ids())
     layer = model.encoder.backward_layers[1]
-    forward = layer.forward
+    run = layer.run
 
     def counted(*args: Any) -> Any:
         calls.append(1)
-        return forward(*args)
+        return run(*args)
 
-    layer.forward = counted
+    layer.run = counted
     # transformers 5.23 renames it.
     enable, disable = (
         getattr(model, f"activation_checkpointing_{verb}", None) or getattr(model, f"gradient_checkpointing_{verb}")
@@ -837,19 +837,19 @@ def test_a_model_on_meta_tells_its_shapes():
         character_ids(SENTENCES[:3], width=7), output_hidden_states=True
     )
     flat = list(zip(torch.utils._pytree.tree_leaves(outputs), torch.utils._pytree.tree_leaves(real), strict=True))
-    assert len(flat) == 9
+    assert len(flat) == 8
     for meta, actual in flat:
         assert meta.device.type == "meta"
         assert (meta.shape, meta.dtype) == (actual.shape, actual.dtype)
 
 
 # Tracing unrolls the steps: time grows with the words.
-FEW_WORDS = [["The", "river", "bank"], ["Yes"]]
+FEW_WORDS = [["The", "river"], ["Yes"]]
 
 
 @pytest.mark.parametrize("behaviour", [{}, {"do_layer_norm": True, "keep_sentence_boundaries": True}], ids=str)
 def test_a_compiled_model_gives_what_it_gives_uncompiled(behaviour: dict[str, Any]):
-    model, ids = tiny_model(**behaviour), character_ids(FEW_WORDS)
+    model, ids = tiny_model(num_hidden_layers=1, **behaviour), character_ids(FEW_WORDS)
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
     with torch.no_grad():
@@ -861,14 +861,12 @@ def test_a_compiled_model_gives_what_it_gives_uncompiled(behaviour: dict[str, An
 
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
 def test_an_exported_model_reads_any_batch_of_its_shape(strict: bool):
-    model, ids = tiny_model(), character_ids(FEW_WORDS)
+    model, ids = tiny_model(num_hidden_layers=1), character_ids(FEW_WORDS)
     with torch.no_grad():
         exported = torch.export.export(model, (ids,), strict=strict).module()
         # Other words and another padding: nothing of the example may have become part of the program.
-        for inputs in (ids, ids.flip(0, 1), character_ids([["new"], ["words", "here"]], width=3)):
-            torch.testing.assert_close(
-                exported(inputs).to_tuple(), model(inputs).to_tuple(), rtol=0, atol=ROUNDING
-            )
+        for inputs in (ids, ids.flip(0, 1), character_ids([["new"], ["words", "here"]])):
+            torch.testing.assert_close(exported(inputs).to_tuple(), model(inputs).to_tuple(), rtol=0, atol=ROUNDING)
 
 
 def test_several_threads_give_what_one_gives():

@@ -32,7 +32,7 @@ def tiny_config(**overrides: Any) -> ElmoConfig:
 
 
 def tiny_model(seed: int = 0, **overrides: Any) -> ElmoModel:
-    """A model in evaluation mode whose weights are far from 0, so that nothing about its outputs holds by smallness."""
+    """A model in evaluation mode with weights far from 0, so that nothing about its outputs holds by smallness."""
     model = ElmoModel(tiny_config(**overrides)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -171,4 +171,74 @@ class _FeatureExtractionPipelineTests:
             raise AssertionError(f"Expected one vector a word ({words}), was: {[len(one[0]) for one in vectors]}.")
 
 
-PIPELINE_TESTS: dict[str, type] = {"FeatureExtractionPipelineTests": _FeatureExtractionPipelineTests}
+class _TextClassificationPipelineTests:
+    def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
+        pipe = transformers.TextClassificationPipeline(model=model, tokenizer=tokenizer, dtype=dtype, **processors)
+        return pipe, ["The river bank was muddy.", "The bank raised its rates by 5.2 percent."]
+
+    def run_pipeline_test(self, pipe: Any, examples: list[str]) -> None:
+        labels = set(pipe.model.config.id2label.values())
+        _expect({one["label"] for one in pipe(examples)} <= labels, "one of the labels a text")
+        _expect(len(pipe(examples)) == len(examples), "one result a text")
+        every = pipe(examples[0], top_k=None)
+        _expect({one["label"] for one in every} == labels, "every label")
+        _expect(abs(sum(one["score"] for one in every) - 1) < 1e-2, "probabilities that add up to 1")
+        pair = pipe({"text": examples[0], "text_pair": examples[1]})
+        _expect(pair["label"] in labels, "one of the labels a pair")
+
+
+class _TokenClassificationPipelineTests:
+    def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
+        pipe = transformers.TokenClassificationPipeline(model=model, tokenizer=tokenizer, dtype=dtype, **processors)
+        return pipe, ["The river bank was muddy.", "The bank raised its rates by 5.2 percent."]
+
+    def run_pipeline_test(self, pipe: Any, examples: list[str]) -> None:
+        labels = set(pipe.model.config.id2label.values())
+        for entities, text in zip(pipe(examples), examples, strict=True):
+            _expect([one["word"] for one in entities] == pipe.tokenizer.tokenize(text), "one entity a word")
+            _expect({one["entity"] for one in entities} <= labels, "one of the labels a word")
+            _expect(all(text[one["start"] : one["end"]] == one["word"] for one in entities), "offsets of the text")
+        for strategy in ("simple", "first", "average", "max"):
+            for groups, text in zip(pipe(examples, aggregation_strategy=strategy), examples, strict=True):
+                found = "".join(text[one["start"] : one["end"]] for one in groups)
+                _expect(found.replace(" ", "") == text.replace(" ", ""), "groups that cover the text")
+
+
+class _ZeroShotClassificationPipelineTests:
+    def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
+        pipe = transformers.ZeroShotClassificationPipeline(model=model, tokenizer=tokenizer, dtype=dtype, **processors)
+        return pipe, ["The river bank was muddy.", "The bank raised its rates by 5.2 percent."]
+
+    def run_pipeline_test(self, pipe: Any, examples: list[str]) -> None:
+        candidates = ["nature", "money", "sport"]
+        for multi_label in (False, True):
+            for result in pipe(examples, candidate_labels=candidates, multi_label=multi_label):
+                _expect(set(result["labels"]) == set(candidates), "every candidate")
+                _expect(result["scores"] == sorted(result["scores"], reverse=True), "the best one first")
+                _expect(multi_label or abs(sum(result["scores"]) - 1) < 1e-2, "probabilities that add up to 1")
+
+
+class _QAPipelineTests:
+    def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
+        pipe = transformers.QuestionAnsweringPipeline(model=model, tokenizer=tokenizer, dtype=dtype, **processors)
+        context = "The bank raised its rates by 5.2 percent."
+        return pipe, [{"question": question, "context": context} for question in ("By how much?", "Who raised rates?")]
+
+    def run_pipeline_test(self, pipe: Any, examples: list[dict[str, str]]) -> None:
+        for answer, example in zip(pipe(examples), examples, strict=True):
+            _expect(example["context"][answer["start"] : answer["end"]] == answer["answer"], "a part of the context")
+            _expect(answer["answer"] != "" and 0.0 <= answer["score"] <= 1.0, "an answer and its probability")
+
+
+def _expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise AssertionError(f"Expected {what}.")
+
+
+PIPELINE_TESTS: dict[str, type] = {
+    "FeatureExtractionPipelineTests": _FeatureExtractionPipelineTests,
+    "QAPipelineTests": _QAPipelineTests,
+    "TextClassificationPipelineTests": _TextClassificationPipelineTests,
+    "TokenClassificationPipelineTests": _TokenClassificationPipelineTests,
+    "ZeroShotClassificationPipelineTests": _ZeroShotClassificationPipelineTests,
+}
