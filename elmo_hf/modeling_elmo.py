@@ -761,8 +761,11 @@ class ElmoHeadLstm(nn.Module):
         if not lengths:
             return outputs
         # Each sentence without its padding, wherever it stands.
-        sentences = pack_sequence(hidden_states[mask].split(lengths), enforce_sorted=False)
-        words = torch.cat(unpack_sequence(self.lstm(sentences)[0]))
+        words = hidden_states[mask].to(self.lstm.weight_ih_l0.dtype)
+        sentences = pack_sequence(words.split(lengths), enforce_sorted=False)
+        # On a CPU without bfloat16, PyTorch's autocast takes a single sentence to an operator that refuses it.
+        with torch.autocast("cpu", enabled=False):
+            words = torch.cat(unpack_sequence(self.lstm(sentences)[0]))
         return outputs.to(words.dtype).masked_scatter(mask.unsqueeze(-1), words)
 
 

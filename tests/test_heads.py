@@ -29,6 +29,8 @@ from elmo_hf import (
 )
 from tests.tiny import SENTENCES, character_ids, tiny_config, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEADS = [
     ElmoForTokenClassification,
     ElmoForSequenceClassification,
@@ -339,6 +341,9 @@ def test_autocast_to_bfloat16_changes_a_loss_by_rounding_only(model_class: type)
     # bfloat16 has 8 bits.
     torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.0)
     assert all(value.isfinite().all() for value in gradients(model).values())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        one = model(**{name: value[:1] for name, value in inputs.items()}).loss
+    assert one.isfinite()
 
 
 @pytest.mark.parametrize("model_class", HEADS)

@@ -289,6 +289,26 @@ def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+def test_directions_run_side_by_side_wherever_there_are_two_threads_and_no_gradients(monkeypatch):
+    model, ids, calls = tiny_model(), character_ids(), []
+    monkeypatch.setattr(
+        elmo_hf.modeling_elmo, "run_side_by_side", lambda tasks: calls.append(len(tasks)) or run_side_by_side(tasks)
+    )
+    with torch.no_grad():
+        alone = model(ids).last_hidden_state
+    assert not calls
+    torch.set_num_threads(2)
+    try:
+        model(ids)
+        assert not calls
+        with torch.no_grad():
+            assert torch.equal(model(ids).last_hidden_state, alone)
+        assert calls == [2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_the_constant_of_the_forget_gate_is_added_at_run_time():
     layer = ElmoLstmLayer(ElmoConfig(projection_dim=2, cell_size=3, char_cnn_filters=[[1, 2]]), 0)
     nn.init.zeros_(layer.bias)

@@ -206,7 +206,9 @@ class _TokenClassificationPipelineTests:
 
 class _ZeroShotClassificationPipelineTests:
     def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
-        pipe = transformers.ZeroShotClassificationPipeline(model=model, tokenizer=tokenizer, dtype=dtype, **processors)
+        pipe = transformers.ZeroShotClassificationPipeline(
+            model=model, tokenizer=tokenizer, dtype=dtype, candidate_labels=["nature", "money"], **processors
+        )
         return pipe, ["The river bank was muddy.", "The bank raised its rates by 5.2 percent."]
 
     def run_pipeline_test(self, pipe: Any, examples: list[str]) -> None:
