@@ -70,7 +70,7 @@ class ElmoConfig(PretrainedConfig):
             weights nor gamma is trained. `[-9e10, 1, -9e10]` selects the middle one of three layers.
         word_cache_size (`int`, defaults to 16384):
             Word vectors that a model on a CPU remembers from call to call while its weights stay the same (32 MB at
-            the original size when full); 0 turns it off. Changes no result.
+            the original size when full); 0 turns it off. Changes results by float rounding at most.
         head_lstm_size (`int` or `None`, defaults to `None`):
             Width of one direction of the BiLSTM that a head runs over the mixed representations, as the taggers of the
             paper do. `None`: the head reads the mix itself.

@@ -35,15 +35,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tiny tensors take longer on several threads, and much longer where other processes use them as well."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def _each_test_compiles_afresh() -> Iterator[None]:
     """torch.compile counts recompilations of a function over the whole process, and gives up at the eighth."""

@@ -29,8 +29,6 @@ from elmo_hf import (
 )
 from tests.tiny import SENTENCES, character_ids, tiny_config, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 HEADS = [
     ElmoForTokenClassification,
     ElmoForSequenceClassification,

@@ -307,8 +307,12 @@ class ElmoConfigContractTest(unittest.TestCase):
         ConfigTester(self, config_class=ElmoConfig, common_properties=properties, **sizes).run_common_tests()
 
 
-# The question-answering pipeline of transformers 4.57 reads tensors in a way that numpy is about to give up.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+# The question-answering pipeline of transformers 4.57 reads tensors in a way that numpy is about to give up, and its
+# test passes examples in a way that transformers is about to.
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    "ignore:Passing a list of SQuAD examples:FutureWarning",
+)
 class ElmoPipelineContractTest(pipelines.PipelineTesterMixin, unittest.TestCase):
     pipeline_model_mapping = {
         "feature-extraction": ElmoModel,

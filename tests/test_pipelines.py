@@ -32,8 +32,6 @@ from elmo_hf import (
 )
 from tests.tiny import tiny_config
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXT = "Élodie Durand's naïve friend lives in New York, near the U.S. Senate."
 STRATEGIES = ["none", "simple", "first", "average", "max"]
 IS_V4 = transformers.__version__.startswith("4.")

@@ -28,8 +28,6 @@ from elmo_hf import (
 )
 from tests.tiny import SENTENCES, tiny_config
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # transformers 5 has other names for the same.
 GROUP_BY_LENGTH: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
 CHECKPOINTING: dict[str, Any] = {
