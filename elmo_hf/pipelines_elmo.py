@@ -1,10 +1,9 @@
-"""What the pipelines of transformers must be told about ELMo: the names of its heads, and that a token is a row."""
+"""What the pipelines of transformers must be told about ELMo: that a token is a row of character ids."""
 
 from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
-from transformers.models.auto import modeling_auto
 from transformers.pipelines.token_classification import TokenClassificationPipeline
 
 # Marks our method, of which `trust_remote_code` makes a second copy beside an installed package.
@@ -13,19 +12,9 @@ _MARK = "_reads_rows_of_character_ids"
 
 def teach_pipelines():
     """
-    Adds the heads to the models that pipelines accept without complaint, and lets token classification, which asks
-    each token for its one id, take rows of ids as well. Nothing changes for other models. May be called any number of
-    times, and holds for pipelines that are built without `pipeline()` too.
+    Lets token classification, which asks each token for its one id, take rows of ids as well. Nothing changes for
+    other models. May be called any number of times, and holds for pipelines that are built without `pipeline()` too.
     """
-    # A pipeline compares class names with these mappings; it does not look at what was registered.
-    for name, mapping in (
-        ("ElmoForMultipleChoice", modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES),
-        ("ElmoForQuestionAnswering", modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
-        ("ElmoForSequenceClassification", modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
-        ("ElmoForTokenClassification", modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
-    ):
-        mapping["elmo"] = name
-
     one_id_a_token = TokenClassificationPipeline.gather_pre_entities
     if hasattr(one_id_a_token, _MARK):
         return

@@ -196,8 +196,15 @@ class _Contract(common.ModelTesterMixin):
 
     def setUp(self) -> None:
         self.model_tester = ElmoModelTester()
-        # Many tests choose what to do by the name of the class; the heads' names are there already.
-        self.enterContext(mock.patch.dict(common.MODEL_MAPPING_NAMES, elmo=ElmoModel.__name__))
+        # Many tests choose what to do by the name of the class.
+        for names, model_class in (
+            (common.MODEL_MAPPING_NAMES, ElmoModel),
+            (common.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES, ElmoForMultipleChoice),
+            (common.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, ElmoForQuestionAnswering),
+            (common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, ElmoForSequenceClassification),
+            (common.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, ElmoForTokenClassification),
+        ):
+            self.enterContext(mock.patch.dict(names, elmo=model_class.__name__))
         self.num_models = 0
         self.enterContext(mock.patch.object(ElmoPreTrainedModel, "__init__", self._counting_init()))
 
