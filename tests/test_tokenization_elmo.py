@@ -1,8 +1,8 @@
 """Character ids by hand, words as Moses splits them, and encodings that equal those of a fast tokenizer."""
 
 import copy
-import itertools
 import inspect
+import itertools
 import json
 import pickle
 import re
