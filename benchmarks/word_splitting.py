@@ -1,14 +1,12 @@
 """
 Agreement of the Moses word splitter with `sacremoses`, `MosesTokenizer("en").tokenize(text, escape=False)`.
 
-    python benchmarks/word_splitting.py TEXT
+    python -m benchmarks.word_splitting TEXT
 
 TEXT is a UTF-8 text, one paragraph a line, or a tar archive of such, from each of which an equal share is taken.
 """
 
 import argparse
-import random
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -18,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from sacremoses import MosesTokenizer
 
+from benchmarks.texts import sample
 from elmo_hf.tokenization_elmo import ElmoTokenizer
 
 NEWSWIRE = (
@@ -26,34 +25,6 @@ NEWSWIRE = (
     "On Jan. 5 at 7 p.m. the Sens. met; No. 10 didn't comment...",
     "AT&T's well-known 1990's up/down e-mail@host.com -- 50% off!",
 )
-
-
-def texts(path: Path) -> Iterator[list[str]]:
-    """Paragraphs of each text."""
-    if not tarfile.is_tarfile(path):
-        yield [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return
-    with tarfile.open(path) as archive:
-        for member in archive:
-            source = archive.extractfile(member)
-            if member.name.endswith(".txt") and source is not None:
-                yield [line for line in source.read().decode("utf-8").splitlines() if line.strip()]
-
-
-def sample(path: Path, characters: int, seed: int = 0) -> list[str]:
-    """At least so many characters of randomly chosen paragraphs, the same number from each text."""
-    generator = random.Random(seed)
-    documents = list(texts(path))
-    chosen = []
-    for document in documents:
-        generator.shuffle(document)
-        left = characters / len(documents)
-        for paragraph in document:
-            if left <= 0:
-                break
-            chosen.append(paragraph)
-            left -= len(paragraph)
-    return chosen
 
 
 def spans(words: list[str]) -> set[tuple[int, int]]:

@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -15,6 +16,7 @@ from .configuration_elmo import ElmoConfig
 from .embedding import ElmoEmbedder
 from .modeling_elmo import (
     ElmoForMultipleChoice,
+    ElmoForPreTraining,
     ElmoForQuestionAnswering,
     ElmoForSequenceClassification,
     ElmoForTokenClassification,
@@ -27,6 +29,7 @@ from .tokenization_elmo import ElmoTokenizer, batch_to_ids
 AutoConfig.register("elmo", ElmoConfig)
 AutoModel.register(ElmoConfig, ElmoModel)
 AutoModelForMultipleChoice.register(ElmoConfig, ElmoForMultipleChoice)
+AutoModelForPreTraining.register(ElmoConfig, ElmoForPreTraining)
 AutoModelForQuestionAnswering.register(ElmoConfig, ElmoForQuestionAnswering)
 AutoModelForSequenceClassification.register(ElmoConfig, ElmoForSequenceClassification)
 AutoModelForTokenClassification.register(ElmoConfig, ElmoForTokenClassification)
@@ -39,6 +42,7 @@ __all__ = [
     "ElmoConfig",
     "ElmoEmbedder",
     "ElmoForMultipleChoice",
+    "ElmoForPreTraining",
     "ElmoForQuestionAnswering",
     "ElmoForSequenceClassification",
     "ElmoForTokenClassification",

@@ -1,19 +1,34 @@
 """The command `elmo-hf`, a few lines over the library. It needs typer, which transformers 5 brings along."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     import typer
 except ImportError:
     sys.exit("elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'")
+import torch
 from tqdm import tqdm
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .checkpoints.bilm_hdf5 import Progress, convert_checkpoint, export_checkpoint
+from .checkpoints.bilm_hdf5 import Progress
+from .checkpoints.conversion import convert_checkpoint, export_checkpoint
+from .configuration_elmo import ElmoConfig
+from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, read_lines, write_corpus
+from .modeling_elmo import ElmoForPreTraining, ElmoModel
+from .tokenization_elmo import ElmoTokenizer
+
+# Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
+MIN_COUNT = 3
+# A sentence without state is cut there: a whole chapter in one line would fill the memory.
+MAX_SENTENCE_WORDS = 400
+# Seconds that processes wait for the first one to split the text and count its words.
+PREPARATION_TIMEOUT = 7 * 86400
 
 app = typer.Typer(
     help="ELMo for Hugging Face transformers.",
@@ -53,10 +68,7 @@ def convert(
         )
     config = conversion.config
     typer.echo(f"\n{output_dir}")
-    typer.echo(
-        f"  model       {config.num_hidden_layers} layers x 2 directions, {config.cell_size} cells projected to "
-        f"{config.projection_dim}; {config.num_filters} character filters, {config.num_highway_layers} highways"
-    )
+    typer.echo(f"  model       {_sizes(config)}")
     typer.echo(f"  parameters  {conversion.num_parameters:,} ({conversion.num_bytes / 1e6:,.1f} MB of safetensors)")
     if conversion.difference is None:
         typer.echo("  verified    no")
@@ -83,11 +95,227 @@ def export(
     typer.echo(f"{options_file}\n{weight_file}")
 
 
+class Optimizer(StrEnum):
+    adagrad = "adagrad"
+    adamw = "adamw"
+
+
+@app.command()
+def pretrain(
+    model_dir: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG_OR_MODEL_DIR", help="A folder of config.json, and of weights to go on from."),
+    ],
+    train: Annotated[list[Path], typer.Option(help="Text, a sentence a line: a file, or a folder of *.txt.")],
+    output: Annotated[Path, typer.Option(help="The folder to make, new or empty.")],
+    evaluation: Annotated[
+        list[Path] | None, typer.Option("--eval", help="Other text, to measure the perplexity of.")
+    ] = None,
+    vocab: Annotated[Path | None, typer.Option(help="The words to predict, one a line.")] = None,
+    min_count: Annotated[
+        int | None, typer.Option(help=f"Predict what occurs so often in the text. [default: {MIN_COUNT}]")
+    ] = None,
+    max_vocab: Annotated[int | None, typer.Option(help="Predict so many words of the text at most.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Windows, or sentences, a batch of each process.")] = 128,
+    unroll_steps: Annotated[int, typer.Option(min=1, help="Words a window.")] = 20,
+    sentences: Annotated[
+        bool, typer.Option("--sentences", help="Train on sentences in any order, without state.")
+    ] = False,
+    epochs: Annotated[float, typer.Option(help="How often to read the text.")] = 10.0,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, instead of --epochs.")] = None,
+    optimizer: Annotated[Optimizer, typer.Option(help="Adagrad as in bilm-tf, or AdamW.")] = Optimizer.adagrad,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.2 with adagrad, 0.001 with adamw]")] = None,
+    sampled_words: Annotated[
+        int | None, typer.Option(min=0, help="Wrong answers a batch, 0 for all words. [default: as configured]")
+    ] = None,
+    pretokenized: Annotated[bool, typer.Option("--pretokenized", help="Words are what spaces separate.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in the folder, with its text, words and last checkpoint.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the first weights and of what is drawn.")] = 42,
+    save_steps: Annotated[int | None, typer.Option(min=1, help="Batches a checkpoint. [default: an epoch]")] = None,
+    eval_steps: Annotated[int | None, typer.Option(min=1, help="Batches an evaluation. [default: an epoch]")] = None,
+    log_to: Annotated[str | None, typer.Option(help="tensorboard, or another logger that transformers knows.")] = None,
+):
+    """
+    Train a biLM on text, from random weights or on from those of a folder.
+
+    Without --vocab, --min-count and --max-vocab the words to predict are those of the folder if it has vocab.txt, else
+    those of the text. Where they are not the same as before, their softmax starts anew.
+    """
+    # Takes seconds, which the other commands do without.
+    from transformers import DataCollatorForTokenClassification, TrainingArguments, default_data_collator, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from .pretraining import BilmTrainer
+
+    with _one_line_errors():
+        config = _config(model_dir, sampled_words)
+        recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
+        arguments = TrainingArguments(
+            output_dir=str(output),
+            num_train_epochs=epochs,
+            max_steps=max_steps or -1,
+            per_device_train_batch_size=rows,
+            seed=seed,
+            logging_steps=100,
+            save_total_limit=2,
+            report_to=_logger(log_to),
+            # Processes without a GPU find each other only when they are told that there is none.
+            use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+            ddp_timeout=PREPARATION_TIMEOUT,
+            **_interval("save", save_steps),
+            **(_interval("eval", eval_steps) if evaluation else {}),
+            **recipe,
+        )
+        with arguments.main_process_first(local=False):
+            if arguments.process_index == 0 and not resume and output.exists() and any(output.iterdir()):
+                raise FileExistsError(f"{output}: must be a new or empty folder, was there already. See --resume.")
+            tokenizer = ElmoTokenizer.from_pretrained(
+                model_dir, max_characters_per_token=config.max_characters_per_token
+            )
+            known_words = tokenizer.word_vocabulary
+            corpora = [
+                _corpus(paths, output / "corpus" / name, str.split if pretokenized else tokenizer.tokenize)
+                for name, paths in (("train", train), ("eval", evaluation))
+                if paths
+            ]
+            _set_words(tokenizer, output, corpora[0], vocab, min_count, max_vocab)
+
+        set_seed(seed)
+        model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
+        examples: list[Any]
+        collator: Any
+        if sentences:
+            examples = [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
+            collator = DataCollatorForTokenClassification(tokenizer)
+        else:
+            # As many rows as fit into the other text: it may be short.
+            fitting = corpora[-1].num_positions // (arguments.world_size * unroll_steps)
+            arguments.per_device_eval_batch_size = max(1, min(rows, fitting))
+            examples = [
+                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps)
+                for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
+            ]
+            collator = default_data_collator
+        trainer = BilmTrainer(
+            model,
+            arguments,
+            collator,
+            train_dataset=examples[0],
+            eval_dataset=examples[1] if evaluation else None,
+            processing_class=tokenizer,
+            optimizer_cls_and_kwargs=optimizer_class,
+        )
+        trainer.train(get_last_checkpoint(output) if resume else None)
+        trainer.save_model()
+        metrics = trainer.evaluate() if evaluation else {}
+    if trainer.is_world_process_zero():
+        typer.echo(f"\n{output}")
+        typer.echo(f"  model       {_sizes(config)}")
+        typer.echo(f"  words       {len(tokenizer.word_vocabulary):,} to predict")
+        typer.echo(f"  training    {trainer.state.global_step:,} batches of a text of {corpora[0].num_words:,} words")
+        if metrics:
+            typer.echo(
+                f"  perplexity  {metrics['eval_perplexity']:,.2f} (forward {metrics['eval_forward_perplexity']:,.2f}, "
+                f"backward {metrics['eval_backward_perplexity']:,.2f})"
+            )
+
+
+def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:
+    # transformers would look for a name that is no folder on the Hub.
+    if not (model_dir / "config.json").is_file():
+        raise FileNotFoundError(f"{model_dir}: must be a folder with config.json, was not.")
+    config = ElmoConfig.from_pretrained(model_dir)
+    if sampled_words is not None:
+        config.num_sampled_words = sampled_words or None
+    return config
+
+
+def _recipe(
+    optimizer: Optimizer, unroll_steps: int, learning_rate: float | None
+) -> tuple[dict[str, Any], tuple[type, dict] | None]:
+    """Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for `BilmTrainer`."""
+    from .pretraining import bilm_tf_recipe
+
+    if optimizer is Optimizer.adagrad:
+        return bilm_tf_recipe(unroll_steps, 0.2 if learning_rate is None else learning_rate)
+    return {"learning_rate": 0.001 if learning_rate is None else learning_rate, "optim": "adamw_torch"}, None
+
+
+def _interval(name: str, steps: int | None) -> dict[str, Any]:
+    return {f"{name}_strategy": "epoch"} if steps is None else {f"{name}_strategy": "steps", f"{name}_steps": steps}
+
+
+def _logger(name: str | None) -> str:
+    from transformers.integrations import get_available_reporting_integrations
+
+    installed = get_available_reporting_integrations()
+    if name is not None and name not in installed:
+        raise ValueError(f"`--log-to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
+    return name or "none"
+
+
+def _corpus(paths: Sequence[Path], folder: Path, split: Callable[[str], list[str]]) -> Corpus:
+    if folder.exists():
+        return Corpus(folder)
+    with tqdm(desc=f"Splitting {folder.name}", unit=" sentences") as bar:
+        return write_corpus(map(split, read_lines(paths)), folder, lambda count: bar.update())
+
+
+def _set_words(
+    tokenizer: ElmoTokenizer,
+    output: Path,
+    corpus: Corpus,
+    vocab: Path | None,
+    min_count: int | None,
+    max_vocab: int | None,
+):
+    """The words to predict: those in `output`, else those given, the tokenizer's own, or the text's. Kept there."""
+    from_text = min_count is not None or max_vocab is not None
+    if vocab is not None and from_text:
+        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
+    file = output / "vocab.txt"
+    if file.exists():
+        tokenizer.word_vocabulary = list(read_lines(file))
+        return
+    if vocab is not None:
+        tokenizer.word_vocabulary = list(read_lines(vocab))
+    elif from_text or tokenizer.word_vocabulary is None:
+        counts = count_words(tqdm(corpus, desc="Counting words", unit=" sentences"))
+        tokenizer.word_vocabulary = build_vocabulary(counts, MIN_COUNT if min_count is None else min_count, max_vocab)
+    tokenizer.save_pretrained(output)
+
+
+def _bilm(
+    model_dir: Path, config: ElmoConfig, words: Sequence[str], known_words: Sequence[str] | None
+) -> ElmoForPreTraining:
+    """A language model with the weights of a folder, if it has any; those of the softmax only for the same words."""
+    has_weights = any((model_dir / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    has_softmax = "ElmoForPreTraining" in (config.architectures or ())
+    config.word_vocab_size = len(words)
+    if has_weights and has_softmax and words == known_words:
+        return ElmoForPreTraining.from_pretrained(model_dir, config=config, dtype=torch.float32)
+    model = ElmoForPreTraining(config)
+    if has_weights:
+        model.elmo.load_state_dict(ElmoModel.from_pretrained(model_dir, config=config).state_dict())
+    return model
+
+
+def _sizes(config: ElmoConfig) -> str:
+    return (
+        f"{config.num_hidden_layers} layers x 2 directions, {config.cell_size} cells projected to "
+        f"{config.projection_dim}; {config.num_filters} character filters, {config.num_highway_layers} highways"
+    )
+
+
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         typer.echo(f"elmo-hf: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from None
 

@@ -13,6 +13,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
     "AutoModel": "modeling_elmo.ElmoModel",
     "AutoModelForMultipleChoice": "modeling_elmo.ElmoForMultipleChoice",
+    "AutoModelForPreTraining": "modeling_elmo.ElmoForPreTraining",
     "AutoModelForQuestionAnswering": "modeling_elmo.ElmoForQuestionAnswering",
     "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
@@ -79,6 +80,17 @@ class ElmoConfig(PretrainedConfig):
         sentence_pooling (`"mean"`, `"max"` or `"last"`, defaults to `"mean"`):
             How a head makes one vector of a sentence's words, padding left out. `"last"` is where each direction ends:
             the forward half of the last word beside the backward half of the first.
+        word_vocab_size (`int` or `None`, defaults to `None`):
+            Words that [`ElmoForPreTraining`] predicts, `<S>`, `</S>` and `<UNK>` among them (`n_tokens_vocab`). They
+            are in the tokenizer's `vocab.txt`; every other model does without.
+        num_sampled_words (`int` or `None`, defaults to 8192):
+            Words that the training loss of [`ElmoForPreTraining`] draws as wrong answers, anew for each batch
+            (`n_negative_samples_batch`). `None`: all words are.
+        bilm_dropout (`float`, defaults to 0.0):
+            Dropout on what each LSTM layer and the softmax read, in training mode. bilm-tf trained with 0.1.
+        fixed_initial_state (`bool`, defaults to `False`):
+            Whether the LSTMs start from a state that is kept in the checkpoint, rather than from zeros; see
+            `ElmoModel.set_initial_state`.
         initializer_factor (`float`, defaults to 1.0):
             Multiplies every standard deviation (and the highway gate's bias) of bilm-tf's random initialisation.
         hidden_size (`int`, *optional*):
@@ -119,6 +131,10 @@ class ElmoConfig(PretrainedConfig):
         head_lstm_size: int | None = None,
         classifier_dropout: float = 0.0,
         sentence_pooling: str = "mean",
+        word_vocab_size: int | None = None,
+        num_sampled_words: int | None = 8192,
+        bilm_dropout: float = 0.0,
+        fixed_initial_state: bool = False,
         initializer_factor: float = 1.0,
         hidden_size: int | None = None,
         pad_token_id: int = 0,
@@ -149,9 +165,15 @@ class ElmoConfig(PretrainedConfig):
         self.scalar_mix_parameters = _mix_parameters(scalar_mix_parameters, self.num_hidden_layers + 1)
         self.word_cache_size = _positive_int("word_cache_size", word_cache_size, minimum=0)
 
-        self.head_lstm_size = None if head_lstm_size is None else _positive_int("head_lstm_size", head_lstm_size)
+        self.head_lstm_size = _optional_int("head_lstm_size", head_lstm_size)
         self.classifier_dropout = _dropout("classifier_dropout", classifier_dropout)
         self.sentence_pooling = _choice("sentence_pooling", sentence_pooling, SENTENCE_POOLINGS)
+
+        # The boundaries and the unknown word come first.
+        self.word_vocab_size = _optional_int("word_vocab_size", word_vocab_size, minimum=4)
+        self.num_sampled_words = _optional_int("num_sampled_words", num_sampled_words)
+        self.bilm_dropout = _dropout("bilm_dropout", bilm_dropout)
+        self.fixed_initial_state = _boolean("fixed_initial_state", fixed_initial_state)
 
         if _number("initializer_factor", initializer_factor) < 0.0:
             raise ValueError(f"`initializer_factor` must not be negative, was: {initializer_factor}.")
@@ -198,6 +220,10 @@ def _positive_int(name: str, value: Any, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, was: {value}.")
     return int(value)
+
+
+def _optional_int(name: str, value: Any, minimum: int = 1) -> int | None:
+    return None if value is None else _positive_int(name, value, minimum)
 
 
 def _boolean(name: str, value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Sentences in, arrays out: the vectors of any number of sentences, in their order and in constant memory."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,17 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .batching import BATCH_SIZE, Sentence, as_words, run_in_batches
 from .modeling_elmo import ElmoModel
 from .tokenization_elmo import ElmoTokenizer
-
-# Words that are read ahead to find sentences of similar length: bounds the memory, vectors included.
-WINDOW_WORDS = 16384
-# Sentences a batch; products are at full speed there.
-BATCH_SIZE = 128
-# Words a batch, padding included: long sentences run in smaller batches.
-BATCH_WORDS = 8192
-
-Sentence = str | Sequence[str]
 
 
 class ElmoEmbedder:
@@ -69,31 +61,12 @@ class ElmoEmbedder:
         return self._embed(sentences, select, pooling)
 
     def _embed(self, sentences: Iterable[Sentence], select: Callable, pooling: str | None) -> Iterator[np.ndarray]:
-        for window in _windows(map(self._words, sentences)):
-            vectors: dict[int, np.ndarray] = {}
-            # Longest first, so that a machine with too little memory says so at once.
-            order = sorted(range(len(window)), key=lambda index: -len(window[index]))
-            for batch in self._batches(order, window):
-                for index, value in zip(batch, self._run([window[index] for index in batch], select), strict=True):
-                    vectors[index] = value if pooling is None else _pool(value, pooling)
-            yield from (vectors[index] for index in range(len(window)))
-
-    def _words(self, sentence: Sentence) -> list[str]:
-        if isinstance(sentence, str):
-            return self.tokenizer.tokenize(sentence)
-        if not isinstance(sentence, Sequence):
-            raise TypeError(f"A sentence must be text or a list of words, was: {sentence!r}.")
-        return list(sentence)
-
-    def _batches(self, order: list[int], window: list[list[str]]) -> Iterator[list[int]]:
-        while order:
-            longest = max(len(window[order[0]]), 1)
-            size = max(1, min(self.batch_size, BATCH_WORDS // longest))
-            yield order[:size]
-            order = order[size:]
+        words = (as_words(sentence, self.tokenizer) for sentence in sentences)
+        for vectors in run_in_batches(words, partial(self._run, select), self.batch_size):
+            yield vectors if pooling is None else _pool(vectors, pooling)
 
     @torch.inference_mode()
-    def _run(self, sentences: list[list[str]], select: Callable) -> list[np.ndarray]:
+    def _run(self, select: Callable, sentences: list[list[str]]) -> list[np.ndarray]:
         inputs = self.tokenizer(sentences, is_split_into_words=True, padding=True, return_tensors="pt")
         inputs = inputs.to(self.model.device)
         # (batch, words, hidden_size) or (layers, batch, words, hidden_size)
@@ -119,21 +92,6 @@ class ElmoEmbedder:
 
 def _layer(number: int, outputs: Any) -> Tensor:
     return outputs.hidden_states[number]
-
-
-def _windows(sentences: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Consecutive sentences of about `WINDOW_WORDS` words together."""
-    window: list[list[str]] = []
-    words = 0
-    for sentence in sentences:
-        window.append(sentence)
-        # An empty sentence takes room, too.
-        words += max(len(sentence), 1)
-        if words >= WINDOW_WORDS:
-            yield window
-            window, words = [], 0
-    if window:
-        yield window
 
 
 def _pool(vectors: np.ndarray, pooling: str) -> np.ndarray:

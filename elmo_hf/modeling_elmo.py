@@ -6,6 +6,7 @@ scalar mix and heads for the usual tasks.
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,9 @@ from .lstm_elmo import (
     prepare_products,
     run_side_by_side,
 )
-from .packing_elmo import PackedWords, pack_words
+from .packing_elmo import BEGIN_OF_SENTENCE, END_OF_SENTENCE, PackedWords, pack_streams, pack_words
 from .pipelines_elmo import teach_pipelines
+from .softmax_elmo import ElmoSoftmax
 from .word_cache_elmo import WordVectorStore
 
 logger = logging.get_logger(__name__)
@@ -277,6 +279,7 @@ class ElmoEncoder(nn.Module):
 
     def __init__(self, config: ElmoConfig):
         super().__init__()
+        self.dropout = nn.Dropout(config.bilm_dropout)
         self.forward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
         self.backward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
 
@@ -300,7 +303,7 @@ class ElmoEncoder(nn.Module):
             results = self._run_both(torch.stack([forward_inputs, backward_inputs]), hidden, cell, packed_words)
         else:
             tasks = [
-                partial(_run_direction, layers, inputs, hidden[:, direction], cell[:, direction], packed_words)
+                partial(self._run_direction, layers, inputs, hidden[:, direction], cell[:, direction], packed_words)
                 for direction, (layers, inputs) in enumerate(
                     ((self.forward_layers, forward_inputs), (self.backward_layers, backward_inputs))
                 )
@@ -330,14 +333,35 @@ class ElmoEncoder(nn.Module):
             plain and packed_words.lengths is None and len(devices) == 1 and devices.pop().type not in ("cpu", "meta")
         )
 
+    def _run_direction(
+        self, layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """
+        Runs one stack of layers.
+
+        Returns:
+            `inputs` and each layer's (N, projection_dim) output, the final (layers, batch, projection_dim) hidden
+            states and (layers, batch, cell_size) cells.
+        """
+        outputs, final_hidden, final_cell = [inputs], [], []
+        for layer, layer_hidden, layer_cell in zip(layers, hidden, cell, strict=True):
+            # What is skipped past a layer is dropped as well, as in bilm-tf.
+            read = self.dropout(outputs[-1])
+            output, *state = layer(read, layer_hidden, layer_cell, packed_words.batch_sizes, packed_words.lengths)
+            outputs.append(output)
+            final_hidden.append(state[0].to(inputs.device))
+            final_cell.append(state[1].to(inputs.device))
+        return outputs, torch.stack(final_hidden), torch.stack(final_cell)
+
     def _run_both(
         self, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
     ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         """As `_run_direction` for both directions; `inputs` (2, N, projection_dim)."""
         outputs, final_hidden, final_cell = [inputs], [], []
         for index, (ahead, behind) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
-            output, *state = ahead.run(outputs[-1], hidden[index], cell[index], packed_words.batch_sizes, behind)
-            outputs.append(output + outputs[-1] if ahead.add_skip else output)
+            read = self.dropout(outputs[-1])
+            output, *state = ahead.run(read, hidden[index], cell[index], packed_words.batch_sizes, behind)
+            outputs.append(output + read if ahead.add_skip else output)
             final_hidden.append(state[0])
             final_cell.append(state[1])
         # (layers, 2, batch, size)
@@ -353,25 +377,6 @@ class ElmoEncoder(nn.Module):
             and torch.get_num_threads() > 1
             and not torch.is_autocast_enabled("cpu")
         )
-
-
-def _run_direction(
-    layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """
-    Runs one stack of layers.
-
-    Returns:
-        `inputs` and each layer's (N, projection_dim) output, the final (layers, batch, projection_dim) hidden states
-        and (layers, batch, cell_size) cells.
-    """
-    outputs, final_hidden, final_cell = [inputs], [], []
-    for layer, layer_hidden, layer_cell in zip(layers, hidden, cell, strict=True):
-        output, *state = layer(outputs[-1], layer_hidden, layer_cell, packed_words.batch_sizes, packed_words.lengths)
-        outputs.append(output)
-        final_hidden.append(state[0].to(inputs.device))
-        final_cell.append(state[1].to(inputs.device))
-    return outputs, torch.stack(final_hidden), torch.stack(final_cell)
 
 
 class ElmoScalarMix(nn.Module):
@@ -420,6 +425,18 @@ class ElmoScalarMix(nn.Module):
         return mixture if self.fixed_parameters is not None else self.gamma * mixture
 
 
+class ElmoInitialState(nn.Module):
+    """States that every sentence starts from (`fixed_initial_state`): part of the checkpoint, but not trained."""
+
+    hidden: Tensor
+    cell: Tensor
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__()
+        self.register_buffer("hidden", torch.zeros(config.num_hidden_layers, 2, config.projection_dim))
+        self.register_buffer("cell", torch.zeros(config.num_hidden_layers, 2, config.cell_size))
+
+
 def _normalize_over_batch(layer: Tensor, mask: Tensor | None) -> Tensor:
     """One mean and one variance over all unmasked positions and features *of the batch*, as in AllenNLP."""
     # In float32 at least: the sums run over the whole batch.
@@ -432,6 +449,14 @@ def _normalize_over_batch(layer: Tensor, mask: Tensor | None) -> Tensor:
     variance = (torch.where(mask, values - mean, 0.0) ** 2).sum() / count
     # AllenNLP's guard against a variance of zero.
     return ((values - mean) / torch.sqrt(variance + 1e-13)).to(layer.dtype)
+
+
+def _init_embedding(embedding: nn.Embedding, factor: float):
+    nn.init.uniform_(embedding.weight, -factor, factor)
+    # Row 0 stands for "no word here"; a slice cannot be filled by the guarded functions.
+    if embedding.padding_idx is not None and not getattr(embedding.weight, "_is_hf_initialized", False):
+        with torch.no_grad():
+            embedding.weight[embedding.padding_idx].zero_()
 
 
 def _init_lstm(layer: nn.Module, factor: float):
@@ -450,19 +475,16 @@ class ElmoPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ElmoCharacterEncoder", "ElmoLstmLayer"]
-    # A checkpoint keeps its mixes when it is loaded with fixed weights, or with fewer mixes, and starts new ones at 0.
-    _keys_to_ignore_on_load_unexpected = [r"scalar_mixes\.\d+\."]
+    # A checkpoint keeps its mixes when it is loaded with fixed weights, or with fewer mixes, and starts new ones at 0;
+    # and the softmax of the language model serves that one alone.
+    _keys_to_ignore_on_load_unexpected = [r"scalar_mixes\.\d+\.", r"^softmax\."]
     _keys_to_ignore_on_load_missing = [r"scalar_mixes\.\d+\."]
 
     def _init_weights(self, module: nn.Module):
         """Initialises as bilm-tf does, each standard deviation times `initializer_factor`."""
         factor = self.config.initializer_factor
         if isinstance(module, nn.Embedding):
-            nn.init.uniform_(module.weight, -factor, factor)
-            # Row 0 stands for "no word here"; a slice cannot be filled by the guarded functions.
-            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
-                with torch.no_grad():
-                    module.weight[module.padding_idx].zero_()
+            _init_embedding(module, factor)
         elif isinstance(module, nn.Conv1d):
             if self.config.char_cnn_activation == "relu":
                 nn.init.uniform_(module.weight, -0.05 * factor, 0.05 * factor)
@@ -472,6 +494,12 @@ class ElmoPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=factor * module.in_features**-0.5)
         elif isinstance(module, ElmoLstmLayer | nn.LSTM):
             _init_lstm(module, factor)
+        elif isinstance(module, ElmoSoftmax):
+            nn.init.normal_(module.weight, std=factor * module.weight.shape[1] ** -0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, ElmoInitialState):
+            nn.init.zeros_(module.hidden)
+            nn.init.zeros_(module.cell)
         elif isinstance(module, ElmoScalarMix) and module.fixed_parameters is None:
             nn.init.zeros_(module.scalar_parameters)
             nn.init.ones_(module.gamma)
@@ -574,6 +602,7 @@ class ElmoModel(ElmoPreTrainedModel):
         super().__init__(config)
         self.character_encoder = ElmoCharacterEncoder(config)
         self.encoder = ElmoEncoder(config)
+        self.initial_state = ElmoInitialState(config) if config.fixed_initial_state else None
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_output_representations))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
@@ -601,7 +630,8 @@ class ElmoModel(ElmoPreTrainedModel):
             attention_mask: (batch, words) 0 at padding, on either side. Words whose ids are all 0 are padding with or
                 without it; where it masks more, it wins.
             inputs_embeds: (batch, words, 50, char_embedding_dim) character vectors instead of `input_ids`.
-            lstm_states: states to start from, as an earlier output gave them; zeros when absent.
+            lstm_states: states to start from, as an earlier output gave them; when absent, zeros or those of the
+                checkpoint (`fixed_initial_state`).
             output_hidden_states: whether to return the layers as well.
             return_dict: whether to return an [`ElmoModelOutput`] rather than a tuple.
 
@@ -614,13 +644,9 @@ class ElmoModel(ElmoPreTrainedModel):
         if return_dict is None:
             return_dict = config.return_dict
 
-        mask, leading_shape = self._word_mask(input_ids, attention_mask, inputs_embeds)
-        static_shapes = mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        word_vectors, word_rows = self._word_vectors(input_ids, inputs_embeds, mask, static_shapes)
-        packed_words = pack_words(mask, word_rows, config.keep_sentence_boundaries, static_shapes)
-        lstm_states = self._initial_states(lstm_states, len(mask), word_vectors)
-        layers, lstm_states = self.encoder(word_vectors, packed_words, lstm_states)
-
+        layers, lstm_states, packed_words, mask, leading_shape = self.read_sentences(
+            input_ids, attention_mask, inputs_embeds, lstm_states
+        )
         output_shape = (*leading_shape, mask.shape[1] + 2 * config.keep_sentence_boundaries)
 
         def in_place(packed: Tensor) -> Tensor:
@@ -645,6 +671,69 @@ class ElmoModel(ElmoPreTrainedModel):
             hidden_states=hidden_states,
         )
         return outputs if return_dict else outputs.to_tuple()
+
+    def read_sentences(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        lstm_states: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor], PackedWords, Tensor, torch.Size]:
+        """
+        Runs the biLM; arguments as in `forward`.
+
+        Returns:
+            One (N, hidden_size) tensor a layer, the final states, where each of the N positions stands, the (batch,
+            words) mask and the leading dimensions that were flattened into its batch.
+        """
+        mask, leading_shape = self._word_mask(input_ids, attention_mask, inputs_embeds)
+        static_shapes = mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        word_vectors, word_rows = self._word_vectors(input_ids, inputs_embeds, mask, static_shapes)
+        packed_words = pack_words(mask, word_rows, self.config.keep_sentence_boundaries, static_shapes)
+        lstm_states = self._initial_states(lstm_states, len(mask), word_vectors)
+        layers, lstm_states = self.encoder(word_vectors, packed_words, lstm_states)
+        return layers, lstm_states, packed_words, mask, leading_shape
+
+    def read_streams(
+        self, input_ids: Tensor, backward_input_ids: Tensor, lstm_states: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+        """
+        Runs the biLM over two texts, each as its direction reads it and with `<S>` and `</S>` among its words: what
+        bilm-tf trains on, where state goes on from one window of a stream to the next.
+
+        Args:
+            input_ids: (batch, words, 50) what the forward direction reads.
+            backward_input_ids: (batch, words, 50) what the backward direction reads, last word of a sentence first.
+            lstm_states: states to start from, as for `forward`.
+
+        Returns:
+            One (words * batch, hidden_size) tensor a layer, time-major, each direction in its own order, and the
+            final states.
+        """
+        if input_ids.dim() != 3 or input_ids.shape != backward_input_ids.shape:
+            raise ValueError(
+                "`input_ids` and `backward_input_ids` must have the same shape (batch, words, characters), were: "
+                f"{tuple(input_ids.shape)} and {tuple(backward_input_ids.shape)}."
+            )
+        both = torch.stack([input_ids, backward_input_ids])
+        mask, _ = self._word_mask(both, None, None)
+        if not mask.all():
+            raise ValueError("Streams must be without padding, had rows of zeros in `input_ids`.")
+        word_vectors, word_rows = self._word_vectors(both, None, mask, static_shapes=mask.is_meta)
+        batch, words = input_ids.shape[:2]
+        lstm_states = self._initial_states(lstm_states, batch, word_vectors)
+        return self.encoder(word_vectors, pack_streams(*word_rows.view(2, batch, words)), lstm_states)
+
+    def set_initial_state(self, lstm_states: tuple[Tensor, Tensor]):
+        """
+        Stores the average over a batch of `lstm_states`, those after some typical text, as the state that every
+        sentence starts from when none is given; `save_pretrained` keeps it.
+        """
+        self.config.fixed_initial_state = True
+        if self.initial_state is None:
+            self.initial_state = ElmoInitialState(self.config)
+        self.initial_state.hidden = lstm_states[0].detach().mean(0)
+        self.initial_state.cell = lstm_states[1].detach().mean(0)
 
     def _word_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None
@@ -720,6 +809,9 @@ class ElmoModel(ElmoPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         config = self.config
         shapes = [(batch, config.num_hidden_layers, 2, size) for size in (config.projection_dim, config.cell_size)]
+        if lstm_states is None and self.initial_state is not None:
+            hidden, cell = self.initial_state.hidden, self.initial_state.cell
+            return hidden.to(like).expand(shapes[0]), cell.to(like).expand(shapes[1])
         if lstm_states is None:
             return like.new_zeros(shapes[0]), like.new_zeros(shapes[1])
         given = [tuple(state.shape) for state in lstm_states]
@@ -745,6 +837,216 @@ def _distinct_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
         # Two words share a fingerprint; the slow way is always right.
         return torch.unique(character_ids, dim=0, return_inverse=True)
     return table, rows
+
+
+@dataclass
+class ElmoForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`ElmoForPreTraining`].
+
+    Args:
+        loss: () average of the two directions.
+        forward_loss: () average over the words that the forward direction predicts, in nats. In training mode the
+            sampled loss, if `num_sampled_words` is set: not a likelihood. Else exact: `exp` of it is the perplexity.
+        backward_loss: () the same of the backward direction.
+        lstm_hidden: (batch, layers, 2, projection_dim) states of both directions at the end.
+        lstm_cell: (batch, layers, 2, cell_size) the cells that belong to them.
+    """
+
+    loss: Tensor | None = None
+    forward_loss: Tensor | None = None
+    backward_loss: Tensor | None = None
+    lstm_hidden: Tensor | None = None
+    lstm_cell: Tensor | None = None
+
+    @property
+    def lstm_states(self) -> tuple[Tensor, Tensor]:
+        """`lstm_hidden` and `lstm_cell`, to be passed in again with the text that follows."""
+        return self.lstm_hidden, self.lstm_cell
+
+
+class WordLogProbabilities(NamedTuple):
+    """
+    Logarithms of the probabilities that both directions give to each word, in nats, 0 at padding: the forward
+    direction knows what stands before a word, the backward direction what stands after it.
+    """
+
+    forward: Tensor  # (batch, words)
+    backward: Tensor  # (batch, words)
+    forward_end: Tensor  # (batch,) of `</S>` after all words
+    backward_begin: Tensor  # (batch,) of `<S>` before all words
+    lstm_states: tuple[Tensor, Tensor]  # after each sentence, to go on with the text that follows
+
+
+class ElmoForPreTraining(ElmoPreTrainedModel):
+    """
+    The bidirectional language model as it is trained (section 3.1): each direction predicts the next word, from a
+    vocabulary of `word_vocab_size` words, with one softmax for both (`LanguageModel` in bilm-tf).
+
+    Words of the vocabulary are numbered `<S>` 0, `</S>` 1, `<UNK>` 2, then by falling count;
+    `ElmoTokenizer.words_to_labels` gives the numbers.
+    """
+
+    _auto_class = "AutoModelForPreTraining"
+    # Its losses are averages: a `Trainer` that accumulates gradients averages them once more.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ElmoConfig):
+        super().__init__(config)
+        self.elmo = ElmoModel(config)
+        # Nothing of the language model reads the mixes, and a distributed run would wait for their gradients.
+        self.elmo.scalar_mixes.requires_grad_(False)
+        self.dropout = nn.Dropout(config.bilm_dropout)
+        self.softmax = ElmoSoftmax(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        lstm_states: tuple[Tensor, Tensor] | None = None,
+        labels: Tensor | None = None,
+        backward_input_ids: Tensor | None = None,
+        backward_labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> ElmoForPreTrainingOutput | tuple:
+        """
+        Reads sentences, or with `backward_input_ids` windows of two streams.
+
+        Args:
+            input_ids: (batch, words, 50) as for [`ElmoModel`]; of streams, the boundaries are among the words.
+            labels: (batch, words) of sentences, the words themselves: both directions' targets and the boundaries
+                follow from them. Of streams, the word that follows each word. -100 where nothing is to be predicted.
+            backward_input_ids: (batch, words, 50) what the backward direction reads, see `ElmoModel.read_streams`.
+            backward_labels: (batch, words) the word that the backward direction reads next.
+
+        Raises:
+            ValueError: labels do not fit or are not in the vocabulary.
+        """
+        if backward_input_ids is not None:
+            layers, lstm_states = self.elmo.read_streams(input_ids, backward_input_ids, lstm_states)
+            features = layers[-1].chunk(2, dim=-1)
+            targets = None if labels is None else (labels.t().flatten(), backward_labels.t().flatten())
+        else:
+            layers, lstm_states, packed_words, mask, _ = self.elmo.read_sentences(
+                input_ids, attention_mask, inputs_embeds, lstm_states
+            )
+            features, targets = self._neighbours(layers[-1], packed_words, mask, labels)
+        outputs = ElmoForPreTrainingOutput(lstm_hidden=lstm_states[0], lstm_cell=lstm_states[1])
+        if targets is not None:
+            outputs.forward_loss, outputs.backward_loss = self._losses(features, targets)
+            outputs.loss = (outputs.forward_loss + outputs.backward_loss) / 2
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
+    @torch.no_grad()
+    def log_probabilities(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
+        lstm_states: tuple[Tensor, Tensor] | None = None,
+    ) -> WordLogProbabilities:
+        """
+        The exact logarithm of the probability of each word of a batch of sentences, by each direction.
+
+        Args:
+            input_ids: (batch, words, 50) as for `forward`.
+            labels: (batch, words) the words' numbers in the vocabulary; a word at -100 gets 0.
+            attention_mask: (batch, words) 0 at padding.
+            lstm_states: states to start from.
+        """
+        layers, lstm_states, packed_words, mask, _ = self.elmo.read_sentences(
+            input_ids, attention_mask, None, lstm_states
+        )
+        features, targets = self._neighbours(layers[-1], packed_words, mask, labels)
+        first, second = packed_words.consecutive()
+        ends = []
+        for half, words, positions in zip(features, targets, (second, first), strict=True):
+            values = -self.softmax.loss(half, words)
+            # Of words, their places in the output; of boundaries, a place for each row behind them.
+            slots, rows = packed_words.slots[positions], packed_words.rows()[positions]
+            slots = torch.where(slots < packed_words.num_slots, slots, packed_words.num_slots + rows)
+            places = values.new_zeros(packed_words.num_slots + len(mask)).index_copy(0, slots, values)
+            ends.append(places.split([packed_words.num_slots, len(mask)]))
+        (ahead, end), (behind, begin) = ends
+        return WordLogProbabilities(ahead.view(mask.shape), behind.view(mask.shape), end, begin, lstm_states)
+
+    @torch.no_grad()
+    def substitutes(
+        self,
+        input_ids: Tensor,
+        columns: Tensor,
+        attention_mask: Tensor | None = None,
+        lstm_states: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """
+        What could stand in the place of one word of each sentence: the product of what the forward direction expects
+        after the words before it and the backward direction before the words after it. Neither sees the word itself.
+
+        Args:
+            input_ids: (batch, words, 50) as for `forward`.
+            columns: (batch,) column of the word in each sentence.
+            attention_mask: (batch, words) 0 at padding.
+            lstm_states: states to start from.
+
+        Returns:
+            (batch, word_vocab_size) logarithms of probabilities, which sum to 1.
+        """
+        layers, _, packed_words, mask, _ = self.elmo.read_sentences(input_ids, attention_mask, None, lstm_states)
+        columns = columns.to(mask.device)
+        if columns.shape != mask.shape[:1] or not (columns.min() >= 0 and columns.max() < mask.shape[1]):
+            raise ValueError(
+                f"`columns` must be one column of each of {len(mask)} sentences, was: {columns.tolist()}."
+            )
+        if not mask[torch.arange(len(mask)), columns].all():
+            raise ValueError(f"`columns` must point to words, but one of {columns.tolist()} points to padding.")
+        ahead, behind = layers[-1].chunk(2, dim=-1)
+        first, second = packed_words.consecutive()
+        # (num_slots + 1,) for each word's place, the position before and the one after it
+        before, after = (packed_words.slots.new_zeros(packed_words.num_slots + 1) for _ in range(2))
+        before[packed_words.slots[second]], after[packed_words.slots[first]] = first, second
+        places = torch.arange(len(mask), device=mask.device) * mask.shape[1] + columns
+        scores = self.softmax(ahead[before[places]]) + self.softmax(behind[after[places]])
+        return torch.log_softmax(scores, dim=-1)
+
+    def _neighbours(
+        self, top: Tensor, packed_words: PackedWords, mask: Tensor, labels: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+        """
+        Of each two neighbours of a sentence, the forward direction predicts the second from the first, the backward
+        direction the first from the second. Returns the (pairs, projection_dim) tops and the (pairs,) words of both.
+        """
+        first, second = packed_words.consecutive()
+        ahead, behind = top.chunk(2, dim=-1)
+        features = ahead[first], behind[second]
+        if labels is None:
+            return features, None
+        if labels.shape != mask.shape:
+            raise ValueError(
+                f"`labels` must have one word a column, shape {tuple(mask.shape)}, was: {tuple(labels.shape)}."
+            )
+        # (N,) the words in forward order, boundaries included
+        words = F.pad(labels.flatten(), (0, 1))[packed_words.slots]
+        is_boundary = packed_words.slots == packed_words.num_slots
+        words[is_boundary] = END_OF_SENTENCE
+        words[: packed_words.batch_sizes[0]] = BEGIN_OF_SENTENCE
+        return features, (words[second], words[first])
+
+    def _losses(self, features: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean loss of both directions, over the labels other than -100; 0 if there is none."""
+        words = torch.cat(targets).to(features[0].device, torch.long)
+        if len(words) and int(words.max()) >= self.config.word_vocab_size:
+            raise ValueError(
+                f"`labels` must be less than `word_vocab_size` = {self.config.word_vocab_size}, was: {words.max()}."
+            )
+        sampled = self.training and self.softmax.samples
+        losses = (self.softmax.sampled_loss if sampled else self.softmax.loss)(
+            self.dropout(torch.cat(features)), words
+        )
+        sums = [half.sum() for half in losses.split(list(map(len, targets)))]
+        return tuple(total / (half >= 0).sum().clamp(min=1) for total, half in zip(sums, targets, strict=True))
 
 
 class ElmoHeadLstm(nn.Module):
@@ -1040,6 +1342,8 @@ teach_pipelines()
 
 __all__ = [
     "ElmoForMultipleChoice",
+    "ElmoForPreTraining",
+    "ElmoForPreTrainingOutput",
     "ElmoForQuestionAnswering",
     "ElmoForSequenceClassification",
     "ElmoForTokenClassification",

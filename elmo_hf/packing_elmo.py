@@ -45,6 +45,18 @@ class PackedWords:
         output = packed.new_zeros(self.num_slots + 1, packed.shape[-1])
         return output.index_copy(0, self.slots, packed)[:-1]
 
+    def consecutive(self) -> tuple[Tensor, Tensor]:
+        """(N - batch,) positions in forward order of the first and of the second of each two neighbours."""
+        sizes = torch.tensor(self.batch_sizes, dtype=torch.long, device=self.slots.device)
+        second = torch.arange(len(self.sorted_rows), int(sizes.sum()), device=sizes.device)
+        # A sentence stands one step's running sentences further on at the next step.
+        first = second - torch.repeat_interleave(sizes[:-1], sizes[1:])
+        return first, second
+
+    def rows(self) -> Tensor:
+        """(N,) the row of the batch for each position in forward order."""
+        return torch.cat([self.sorted_rows[:running] for running in self.batch_sizes])
+
 
 def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, static_shapes: bool) -> PackedWords:
     """
@@ -125,6 +137,28 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
         num_slots=num_slots,
         lengths=lengths if static_shapes else None,
         valid=valid,
+    )
+
+
+def pack_streams(forward_rows: Tensor, backward_rows: Tensor) -> PackedWords:
+    """
+    Lays out two streams a row, each in the order in which its direction reads it: no boundaries are added, and both
+    directions' outputs stay in their own order.
+
+    Args:
+        forward_rows: (batch, words) row of each word in the table of word vectors.
+        backward_rows: (batch, words) the same for the backward direction.
+    """
+    batch, words = forward_rows.shape
+    positions = torch.arange(batch * words, device=forward_rows.device)
+    return PackedWords(
+        batch_sizes=[batch] * words,
+        sorted_rows=torch.arange(batch, device=forward_rows.device),
+        forward_words=forward_rows.t().flatten(),
+        backward_words=backward_rows.t().flatten(),
+        forward_to_backward=positions,
+        slots=positions,
+        num_slots=len(positions),
     )
 
 

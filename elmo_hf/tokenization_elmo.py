@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ logger = logging.get_logger(__name__)
 
 BEGIN_SENTENCE = "<S>"
 END_SENTENCE = "</S>"
+UNKNOWN_WORD = "<UNK>"
+# What the word vocabulary of a language model begins with, in the order of bilm-tf.
+WORD_VOCABULARY_START = (BEGIN_SENTENCE, END_SENTENCE, UNKNOWN_WORD)
 
 # Character ids. Bytes are 0 to 255 in the file of a biLM; here everything is one higher, which frees 0 for "no word".
 _BYTE_OFFSET = 1
@@ -348,6 +352,9 @@ class ElmoTokenizer(PreTrainedTokenizer):
             whole. `"whitespace"` is `str.split`.
         max_characters_per_token (`int`, defaults to 50):
             Character ids a word, begin and end marks included; at least 3, as in [`ElmoConfig`].
+        word_vocab_file (`str`, *optional*):
+            The words that the language model of the same folder predicts (`vocab.txt`), one a line: `<S>`, `</S>`,
+            `<UNK>`, then by falling count. Only [`ElmoForPreTraining`] needs it.
         pad_token (`str`, defaults to `"<pad>"`):
             How a row of zeros reads.
         kwargs:
@@ -358,7 +365,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         TypeError: a text is not a `str`, a sentence is a `str` where a list of words is due, a word is not a `str`.
     """
 
-    vocab_files_names: dict[str, str] = {}
+    vocab_files_names = {"word_vocab_file": "vocab.txt"}
     model_input_names = ["input_ids", "attention_mask"]
     _auto_class = "AutoTokenizer"
 
@@ -366,6 +373,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         self,
         word_splitter: str = "moses",
         max_characters_per_token: int = _DEFAULT_WIDTH,
+        word_vocab_file: str | None = None,
         pad_token: str = "<pad>",
         **kwargs: Any,
     ):
@@ -377,6 +385,10 @@ class ElmoTokenizer(PreTrainedTokenizer):
             raise ValueError(f"`max_characters_per_token` must be at least 3, was: {max_characters_per_token}.")
         self.word_splitter = word_splitter
         self.max_characters_per_token = max_characters_per_token
+        self._word_labels: dict[str, int] = {}
+        if word_vocab_file is not None:
+            # Not `splitlines`: a word may be one of the characters that it splits at.
+            self.word_vocabulary = Path(word_vocab_file).read_text(encoding="utf-8").removesuffix("\n").split("\n")
         # Given to the base class as well, because it saves what it was given.
         super().__init__(
             word_splitter=word_splitter,
@@ -435,8 +447,50 @@ class ElmoTokenizer(PreTrainedTokenizer):
         return 0
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """`()`: the vocabulary is in the code."""
-        return ()
+        """Writes `vocab.txt` when there is a word vocabulary; the characters are in the code."""
+        if not self._word_labels:
+            return ()
+        file = Path(save_directory, (f"{filename_prefix}-" if filename_prefix else "") + "vocab.txt")
+        file.write_text("".join(f"{word}\n" for word in self._word_labels), encoding="utf-8", newline="\n")
+        return (str(file),)
+
+    # The words that a language model predicts.
+
+    @property
+    def word_vocabulary(self) -> list[str] | None:
+        """
+        The words that [`ElmoForPreTraining`] predicts, in the order of their numbers; `None` without `vocab.txt`.
+
+        Raises:
+            ValueError: set to words of which the first three are not `<S>`, `</S>` and `<UNK>`, or one is there twice.
+        """
+        return list(self._word_labels) or None
+
+    @word_vocabulary.setter
+    def word_vocabulary(self, words: Sequence[str]):
+        first = tuple(words[: len(WORD_VOCABULARY_START)])
+        if first != WORD_VOCABULARY_START:
+            raise ValueError(f"A word vocabulary must begin with {', '.join(WORD_VOCABULARY_START)}, was: {first}.")
+        labels = {word: label for label, word in enumerate(words)}
+        if len(labels) != len(words):
+            twice = next(word for label, word in enumerate(words) if labels[word] != label)
+            raise ValueError(f"A word vocabulary must have each word once, had twice: {twice!r}.")
+        self._word_labels = labels
+
+    def words_to_labels(self, words: Iterable[str]) -> np.ndarray:
+        """
+        Numbers of words in the word vocabulary, `(words,)` int64; that of `<UNK>` for words that are not there.
+
+        Raises:
+            ValueError: there is no word vocabulary.
+        """
+        if not self._word_labels:
+            raise ValueError(
+                "This tokenizer has no word vocabulary: load it from a folder with `vocab.txt`, pass "
+                "`word_vocab_file` or set `word_vocabulary`."
+            )
+        unknown = WORD_VOCABULARY_START.index(UNKNOWN_WORD)
+        return np.array([self._word_labels.get(word, unknown) for word in words], dtype=np.int64)
 
     # Words and their rows.
 

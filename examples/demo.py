@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 from transformers.utils import logging
 
 import elmo_hf  # noqa: F401 (registers ELMo with the Auto classes)
-from elmo_hf.checkpoints.bilm_hdf5 import convert_checkpoint
+from elmo_hf.checkpoints.conversion import convert_checkpoint
 
 TOLERANCE = 2e-6
 SENTENCES = ["The river bank was muddy.", "The bank raised its rates.", "They don't fish from the bank."]

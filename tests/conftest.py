@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the reference biLM as it was published, and as a Hub folder."""
+"""Fixtures for all tests: the reference biLM as it was published and as a Hub folder, and a process without us."""
 
 import sys
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.reference import reference_folder
+from tests.stranger import Stranger
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +20,17 @@ def reference_dir() -> Path:
 @pytest.fixture(scope="session")
 def reference_model_dir(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference biLM converted to a Hub folder. Shared by the whole session: copy it before writing into it."""
-    from elmo_hf.checkpoints.bilm_hdf5 import convert_checkpoint
+    from elmo_hf.checkpoints.conversion import convert_checkpoint
 
     folder = tmp_path_factory.mktemp("hub") / "elmo-tiny-reference"
     convert_checkpoint(reference_dir / "options.json", reference_dir / "lm_weights.hdf5", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    with Stranger(tmp_path_factory.mktemp("stranger")) as stranger:
+        yield stranger
 
 
 @pytest.fixture(scope="session", autouse=True)

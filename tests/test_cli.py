@@ -1,6 +1,8 @@
 """The command line: what it prints, what it leaves and how it ends."""
 
+import importlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,12 +21,6 @@ ROOT = Path(__file__).parent.parent
 def run(*arguments: str | Path) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout, result.stderr
-
-
-def run_process(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    arguments = [sys.executable, *map(str, command)]
-    return subprocess.run(arguments, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_convert_prints_bars_a_summary_and_the_next_steps(reference_dir: Path, tmp_path: Path):
@@ -89,27 +85,42 @@ def test_wrong_files_end_with_one_line_and_code_1(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_module_and_the_script_convert_like_the_command(reference_dir: Path, tmp_path: Path):
+def test_the_module_and_the_script_convert_like_the_command(
+    reference_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    # The script puts the checkout in front.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     files = (reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
     script = ROOT / "conversion" / "convert_hdf5_to_safetensors.py"
-    for command, folder in ((("-m", "elmo_hf", "convert"), "module"), ((script,), "script")):
-        done = run_process(*command, *files, folder, "--no-verify", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert f"hf upload YOUR_NAME/{folder} {folder}" in done.stdout
-        assert (tmp_path / folder / "model.safetensors").is_file()
-    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("module", "script")]
+    started = {
+        "module": (["elmo-hf", "convert"], lambda: runpy.run_module("elmo_hf", run_name="__main__")),
+        "script": ([script], lambda: runpy.run_path(str(script), run_name="__main__")),
+    }
+    for folder, (command, start) in started.items():
+        monkeypatch.setattr(sys, "argv", [str(part) for part in (*command, *files, folder, "--no-verify")])
+        with pytest.raises(SystemExit) as ended:
+            start()
+        assert ended.value.code == 0
+        assert f"hf upload YOUR_NAME/{folder} {folder}" in capsys.readouterr().out
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in started]
     assert weights[0] == weights[1]
 
 
 def test_an_error_in_the_process_shows_no_traceback(tmp_path: Path):
-    done = run_process("-m", "elmo_hf", "convert", "a.json", "b.hdf5", "c", cwd=tmp_path)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "elmo_hf", "convert", "a.json", "b.hdf5", "c"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "elmo-hf: a.json: must be a file, was missing.\n")
 
 
-def test_without_typer_one_line_says_what_to_install(tmp_path: Path):
-    done = run_process("-c", "import sys; sys.modules['typer'] = None; import elmo_hf.cli", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == "elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'\n"
+def test_without_typer_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "elmo_hf.cli")
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("elmo_hf.cli")
+    # What is not a number goes to the error stream, and the code is 1.
+    assert ended.value.code == "elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'"
 
 
 def test_a_converted_folder_may_be_named_by_a_relative_path(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import elmo_hf.embedding
+import elmo_hf.batching
 from elmo_hf import ElmoEmbedder, ElmoTokenizer
 from tests.tiny import tiny_model
 
@@ -68,7 +68,7 @@ def test_kept_boundaries_do_not_count_as_words():
 
 
 def test_it_reads_no_further_than_a_window_ahead(embedder, monkeypatch):
-    monkeypatch.setattr(elmo_hf.embedding, "WINDOW_WORDS", 6)
+    monkeypatch.setattr(elmo_hf.batching, "WINDOW_WORDS", 6)
     read = 0
 
     def endless():
@@ -82,10 +82,10 @@ def test_it_reads_no_further_than_a_window_ahead(embedder, monkeypatch):
 
 
 def test_long_sentences_run_in_smaller_batches(embedder, monkeypatch):
-    monkeypatch.setattr(elmo_hf.embedding, "BATCH_WORDS", 8)
+    monkeypatch.setattr(elmo_hf.batching, "BATCH_WORDS", 8)
     sizes = []
     run = embedder._run
-    monkeypatch.setattr(embedder, "_run", lambda batch, select: sizes.append(len(batch)) or run(batch, select))
+    monkeypatch.setattr(embedder, "_run", lambda select, batch: sizes.append(len(batch)) or run(select, batch))
     list(embedder.embed([["word"] * length for length in (9, 3, 8, 2, 2)]))
     assert sizes == [1, 1, 2, 1]
 

@@ -46,14 +46,7 @@ ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def head(model_class: type, seed: int = 0, **overrides: Any) -> Any:
-    """A head in evaluation mode whose weights are far from 0."""
-    model = model_class(tiny_config(**{"num_labels": 3, "dropout": 0.0, **overrides})).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4, generator=generator)
-        model.get_input_embeddings().weight[0] = 0.0
-    return model
+    return tiny_model(seed, model_class, **{"num_labels": 3, "dropout": 0.0, **overrides})
 
 
 def inputs_for(model_class: type) -> dict[str, Tensor]:

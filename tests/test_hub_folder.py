@@ -3,9 +3,7 @@
 import ast
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 import elmo_hf
 from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
 from elmo_hf.configuration_elmo import AUTO_MAP
+from tests.stranger import Stranger
 from tests.tiny import character_ids, tiny_model
 
 PACKAGE = Path(elmo_hf.__file__).parent
@@ -33,9 +32,8 @@ EXACT = {"rtol": 0.0, "atol": 0.0}
 # Takes a folder to load, one to save into and a file for the results.
 ELSEWHERE = """
 import sys
-sys.modules["elmo_hf"] = None
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoTokenizer, pipeline
 
 folder, again, results = sys.argv[1:]
 texts = {texts!r}
@@ -72,25 +70,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Elsewhere:
     """What a process that cannot import `elmo_hf` made of a folder."""
 
-    def __init__(self, folder: Path, workspace: Path):
+    def __init__(self, stranger: Stranger, folder: Path, workspace: Path):
         self.again, results = workspace / "again", workspace / "results.pt"
-        environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": "1",
-            "HF_MODULES_CACHE": str(workspace / "modules"),
-            "PYTHONPATH": "",
-        }
-        script = ELSEWHERE.format(texts=TEXTS)
-        command = [sys.executable, "-c", script, str(folder), str(self.again), str(results)]
-        done = subprocess.run(command, env=environment, cwd=workspace, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
+        stranger.run(ELSEWHERE.format(texts=TEXTS), folder, self.again, results)
         self.values: dict[str, Any] = torch.load(results, weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
-    return Elsewhere(folder, tmp_path_factory.mktemp("elsewhere"))
+def elsewhere(stranger: Stranger, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    return Elsewhere(stranger, folder, tmp_path_factory.mktemp("elsewhere"))
 
 
 def outputs_of(folder: Path) -> tuple[Any, ...]:

@@ -3,9 +3,6 @@
 import importlib.util
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from elmo_hf import (
     ElmoTokenizer,
     pipelines_elmo,
 )
+from tests.stranger import Stranger
 from tests.tiny import tiny_config
 
 TEXT = "Élodie Durand's naïve friend lives in New York, near the U.S. Senate."
@@ -237,14 +235,13 @@ if IS_V4:
 
 REMOTE_CODE = """
 import json, sys
-sys.modules["elmo_hf"] = None
 import torch
 from transformers import (
     AutoModelForMultipleChoice, AutoModelForQuestionAnswering, AutoModelForSequenceClassification,
     AutoModelForTokenClassification, AutoTokenizer, pipeline,
 )
 
-folders, text = json.loads(sys.argv[1]), sys.argv[2]
+folders, text, output = json.loads(sys.argv[1]), *sys.argv[2:]
 trust = {"trust_remote_code": True}
 result = {}
 inputs = AutoTokenizer.from_pretrained(next(iter(folders.values())), **trust)([text], return_tensors="pt")
@@ -257,11 +254,12 @@ for name, folder in folders.items():
 entities = pipeline("token-classification", model=folders["TokenClassification"], **trust)(text)
 result["words"] = [entity["word"] for entity in entities]
 result["label"] = pipeline("text-classification", model=folders["SequenceClassification"], **trust)(text)[0]["label"]
-print(json.dumps(result))
+with open(output, "w") as file:
+    json.dump(result, file)
 """
 
 
-def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(tmp_path: Path):
+def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(stranger: Stranger, tmp_path: Path):
     expected, folders = {}, {}
     tokenizer = ElmoTokenizer()
     ids = tokenizer([TEXT], return_tensors="pt")["input_ids"]
@@ -277,14 +275,9 @@ def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(
         tokenizer.save_pretrained(folders[name])
         with torch.no_grad():
             expected[name] = model(ids.unsqueeze(1) if name == "MultipleChoice" else ids)[0]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "-I", "-W", "error", "-c", REMOTE_CODE, json.dumps(folders), TEXT]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "not supported" not in done.stderr
-    given = json.loads(done.stdout.splitlines()[-1])
+    log = stranger.run(REMOTE_CODE, json.dumps(folders), TEXT, tmp_path / "result.json")
+    assert "not supported" not in log
+    given = json.loads((tmp_path / "result.json").read_text())
     for name, logits in expected.items():
         # `nn.LSTM` rounds by where its weights lie in memory.
         torch.testing.assert_close(torch.tensor(given[name]), logits, rtol=1e-5, atol=1e-6)

@@ -31,9 +31,9 @@ def tiny_config(**overrides: Any) -> ElmoConfig:
     return ElmoConfig(**{**sizes, **overrides})
 
 
-def tiny_model(seed: int = 0, **overrides: Any) -> ElmoModel:
+def tiny_model(seed: int = 0, model_class: type = ElmoModel, **overrides: Any) -> Any:
     """A model in evaluation mode with weights far from 0, so that nothing about its outputs holds by smallness."""
-    model = ElmoModel(tiny_config(**overrides)).eval()
+    model = model_class(tiny_config(**overrides)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

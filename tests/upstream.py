@@ -15,6 +15,8 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import unittest
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -93,6 +95,35 @@ def upstream_tests_dir() -> Path:
             "Set ELMO_HF_UPSTREAM_TESTS to its unpacked source distribution, or add its hash to `SDIST_SHA256`."
         )
     return cached_folder(f"transformers-{version}-tests", _fill)
+
+
+def leave_out(test_case: type[unittest.TestCase], names: Iterable[str]) -> None:
+    """Makes pytest pass by these inherited tests."""
+    for name in names:
+        for method in _methods_of(test_case, name):
+            setattr(test_case, method, None)
+
+
+def results_of(contract: type, name: str) -> list[bool]:
+    """
+    Whether a test of a mixin passes without skipping itself, once for each set of its parameters.
+
+    Raises:
+        LookupError: the installed transformers has no such test.
+    """
+    methods = _methods_of(contract, name)
+    if not methods:
+        raise LookupError(f"transformers {transformers.__version__} has no {name}")
+    test_case = type("Everything", (contract, unittest.TestCase), {})
+    results = [unittest.TestSuite([test_case(method)]).run(unittest.TestResult()) for method in methods]
+    return [result.wasSuccessful() and not result.skipped for result in results]
+
+
+def _methods_of(contract: type, name: str) -> list[str]:
+    """More than one if the test is parameterised."""
+    return [
+        method for method in dir(contract) if re.fullmatch(rf"{name}(_\d+.*)?", method) and getattr(contract, method)
+    ]
 
 
 def _fill(folder: Path) -> None:

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elmo_hf.checkpoints.bilm_hdf5 import read_options, read_weights, tensor_table
-from tests.checkpoints.test_bilm_hdf5 import write_random_checkpoint
+from tests.checkpoints.random_checkpoint import write_random_checkpoint
 
 OPTIONS_MUTATIONS = 200
 DATASET_MUTATIONS = 120

@@ -1,0 +1,191 @@
+"""Training of a biLM: `Trainer` with LSTM state that goes on from batch to batch, and the recipe of bilm-tf."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from .corpus import BilmWindows
+
+# Gradients are clipped to this norm, and Adagrad's squares start from this, in bilm-tf, where the loss of a step is
+# the sum over the steps of a window. Here it is the average, see `bilm_tf_recipe`.
+_CLIP_NORM, _INITIAL_ACCUMULATOR = 10.0, 1.0
+
+LstmStates = tuple[Tensor, Tensor]
+
+
+def bilm_tf_recipe(unroll_steps: int = 20, learning_rate: float = 0.2) -> tuple[dict[str, Any], tuple[type, dict]]:
+    """
+    How bilm-tf trains: Adagrad with a constant learning rate, gradients clipped to a norm of 10.
+
+    bilm-tf multiplies its loss by `unroll_steps` before it takes gradients. Adagrad's own scale makes up for that,
+    once the clip is divided by `unroll_steps` and the initial accumulator by its square; the updates are the same.
+
+    Returns:
+        Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for [`BilmTrainer`].
+    """
+    arguments = {
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": _CLIP_NORM / unroll_steps,
+    }
+    accumulator = {"initial_accumulator_value": _INITIAL_ACCUMULATOR / unroll_steps**2}
+    return arguments, (torch.optim.Adagrad, {"lr": learning_rate, **accumulator})
+
+
+class BilmTrainer(Trainer):
+    """
+    `Trainer` for [`ElmoForPreTraining`].
+
+    With [`BilmWindows`], whose `rows` must be the batch size of all processes together, windows are read in order and
+    the LSTM state is carried from one to the next, in training and in evaluation; a checkpoint holds it, so that
+    training goes on exactly after `resume_from_checkpoint`. With [`BilmSentences`], sentences are drawn at random and
+    nothing is carried.
+
+    `evaluate` gives exact perplexities of both directions (full softmax), over the words and the end of each sentence.
+    Training logs each direction's loss as `forward_sampled_loss` and `backward_sampled_loss` when it is sampled, and
+    `words_per_second`.
+
+    Raises:
+        ValueError: the batch size does not fit the windows.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for dataset, name, batch_size in (
+            (self.train_dataset, "per_device_train_batch_size", self.args.train_batch_size),
+            (self.eval_dataset, "per_device_eval_batch_size", self.args.eval_batch_size),
+        ):
+            whole = batch_size * self.args.world_size
+            if isinstance(dataset, BilmWindows) and dataset.rows != whole:
+                raise ValueError(
+                    "`rows` of the windows must be the batch size of all processes together, "
+                    f"`{name}` x {self.args.world_size} = {whole}, was: {dataset.rows}."
+                )
+        self.add_callback(_KeepStates(self))
+        self._states: LstmStates | None = None
+        self._forget_losses()
+
+    def _forget_losses(self):
+        # Of both directions, since the last entry of the log.
+        self._losses, self._num_batches = torch.zeros(2), 0
+        self._num_words, self._since = 0, time.perf_counter()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(dataset) if isinstance(dataset, BilmWindows) else super()._get_train_sampler(dataset)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        self._states = None
+        if resume_from_checkpoint:
+            checkpoint = resume_from_checkpoint
+            if checkpoint is True:
+                checkpoint = get_last_checkpoint(self.args.output_dir)
+            # Without a checkpoint, `Trainer` says so itself.
+            if checkpoint is not None and isinstance(self.train_dataset, BilmWindows):
+                states = load_file(self._states_file(Path(checkpoint)))
+                self._states = states["hidden"].to(self.args.device), states["cell"].to(self.args.device)
+        self._forget_losses()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def save_states(self, checkpoint: Path):
+        """Writes the carried state of this process into the folder of a checkpoint."""
+        if self._states is not None:
+            hidden, cell = (state.contiguous() for state in self._states)
+            save_file({"hidden": hidden, "cell": cell}, self._states_file(checkpoint))
+
+    def _states_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"lstm_states_{self.args.process_index}.safetensors"
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        outputs = model(**inputs, lstm_states=self._states)
+        if "backward_input_ids" in inputs:
+            self._states = tuple(state.detach() for state in outputs.lstm_states)
+        with torch.no_grad():
+            self._losses = self._losses.to(outputs.loss.device)
+            self._losses += torch.stack([outputs.forward_loss, outputs.backward_loss])
+        self._num_batches += 1
+        self._num_words += inputs["labels"].numel()
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._num_batches:
+            kind = "sampled_loss" if self.model.softmax.samples else "loss"
+            for direction, loss in zip(("forward", "backward"), self._losses.tolist(), strict=True):
+                logs[f"{direction}_{kind}"] = round(loss / self._num_batches, 4)
+            rate = self._num_words * self.args.world_size / (time.perf_counter() - self._since)
+            logs["words_per_second"] = round(rate, 1)
+            self._forget_losses()
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Exact perplexities; `{prefix}_loss` is the average of both directions in nats, `{prefix}_perplexity` that of
+        their perplexities. With windows the state is carried, starting from the model's own.
+        """
+        loader = self.get_eval_dataloader(eval_dataset)
+        start = time.perf_counter()
+        self.model.eval()
+        # Negative log-likelihood and number of words, of each direction.
+        totals = torch.zeros(2, 2, dtype=torch.float64, device=self.args.device)
+        states = None
+        for inputs in loader:
+            inputs = self._prepare_inputs(inputs)
+            outputs = self.model(**inputs, lstm_states=states)
+            if "backward_input_ids" in inputs:
+                states = outputs.lstm_states
+            losses = torch.stack([outputs.forward_loss, outputs.backward_loss]).double()
+            words = _num_predicted(inputs).to(totals)
+            totals += torch.stack([losses * words, words])
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        sums, words = self.accelerator.reduce(totals, reduction="sum").tolist()
+        forward_loss, backward_loss = (total / count for total, count in zip(sums, words, strict=True))
+        perplexities = math.exp(forward_loss), math.exp(backward_loss)
+        seconds = time.perf_counter() - start
+        metrics = {
+            "loss": (forward_loss + backward_loss) / 2,
+            "perplexity": sum(perplexities) / 2,
+            "forward_perplexity": perplexities[0],
+            "backward_perplexity": perplexities[1],
+            "runtime": seconds,
+            "words_per_second": words[0] / seconds,
+        }
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        # What training was doing goes on, without the time that this took.
+        self._since += time.perf_counter() - start
+        return metrics
+
+
+def _num_predicted(inputs: dict[str, Tensor]) -> Tensor:
+    """(2,) words that each direction predicts; of a sentence, one boundary too."""
+    num_words = (inputs["labels"] >= 0).sum()
+    if "backward_labels" in inputs:
+        return torch.stack([num_words, (inputs["backward_labels"] >= 0).sum()])
+    return (num_words + len(inputs["labels"])).repeat(2)
+
+
+class _KeepStates(TrainerCallback):
+    """Puts the carried state beside each checkpoint."""
+
+    def __init__(self, trainer: BilmTrainer):
+        self.trainer = trainer
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        self.trainer.save_states(Path(args.output_dir, f"checkpoint-{state.global_step}"))

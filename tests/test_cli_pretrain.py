@@ -1,0 +1,236 @@
+"""`elmo-hf pretrain`: what it trains, what it starts from, what it leaves and how it ends."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+
+from elmo_hf import ElmoForPreTraining, ElmoModel, ElmoTokenizer
+from elmo_hf.corpus import BilmWindows, Corpus
+from tests.test_cli import run
+from tests.tiny import SENTENCES, tiny_config
+
+# 80 sentences of 21 different words, and two of them once more.
+TEXT = "\n".join(" ".join(words) for words in SENTENCES * 20)
+OTHER_TEXT = "\n".join(" ".join(words) for words in SENTENCES[:2])
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[str]:
+    """Options of every run: the text to train on, and a little of it to measure."""
+    (tmp_path / "train.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "eval.txt").write_text(OTHER_TEXT, encoding="utf-8")
+    return ["--train", str(tmp_path / "train.txt"), "--eval", str(tmp_path / "eval.txt"), "--pretokenized"]
+
+
+@pytest.fixture
+def config_dir(tmp_path: Path) -> Path:
+    tiny_config(initializer_factor=2.0).save_pretrained(tmp_path / "config")
+    return tmp_path / "config"
+
+
+def pretrain(*arguments: str | Path) -> str:
+    code, out, err = run("pretrain", *arguments)
+    assert code == 0, err
+    return out
+
+
+def weights(folder: str | Path) -> dict[str, Tensor]:
+    return ElmoForPreTraining.from_pretrained(folder).state_dict()
+
+
+def bilm_weights(folder: str | Path) -> dict[str, Tensor]:
+    return {
+        name: weight for name, weight in ElmoModel.from_pretrained(folder).state_dict().items() if "mix" not in name
+    }
+
+
+def perplexities(out: str) -> list[float]:
+    """As printed: of both directions, forward, backward."""
+    (found,) = re.findall(r"^  perplexity  ([\d.]+) \(forward ([\d.]+), backward ([\d.]+)\)$", out, re.MULTILINE)
+    return [float(number) for number in found]
+
+
+def test_a_folder_of_a_configuration_becomes_a_language_model(config_dir: Path, texts: list[str], tmp_path: Path):
+    out = pretrain(
+        config_dir, *texts, "--output", tmp_path / "out", "--rows", "4", "--unroll-steps", "8", "--epochs", "10"
+    )
+    assert "  words       24 to predict\n" in out
+    assert "  training    200 batches of a text of 500 words\n" in out
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.word_vocabulary[:6] == ["<S>", "</S>", "<UNK>", ".", "The", "bank"]
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "out").eval()
+    assert model.config.word_vocab_size == 24
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), ElmoModel)
+    assert (tmp_path / "out" / "corpus" / "train" / "sentences.txt").read_text(encoding="utf-8") == TEXT + "\n"
+
+    # The other text is too short for four rows.
+    (batch,) = DataLoader(BilmWindows(Corpus(tmp_path / "out" / "corpus" / "eval"), tokenizer, 2, 8), batch_size=2)
+    with torch.no_grad():
+        outputs = model(**batch)
+    forward, backward = math.exp(outputs.forward_loss), math.exp(outputs.backward_loss)
+    # They are printed with two digits.
+    assert perplexities(out) == pytest.approx([(forward + backward) / 2, forward, backward], abs=0.006)
+    assert perplexities(out)[0] < 15
+
+
+def test_a_converted_checkpoint_is_trained_on_with_a_new_softmax(
+    reference_model_dir: Path, texts: list[str], tmp_path: Path
+):
+    still: list[Any] = ["--rows", "2", "--max-steps", "1", "--learning-rate", "0"]
+    pretrain(reference_model_dir, *texts, "--output", tmp_path / "first", *still, "--max-vocab", "10")
+    torch.testing.assert_close(bilm_weights(tmp_path / "first"), bilm_weights(reference_model_dir), rtol=0, atol=0)
+    assert weights(tmp_path / "first")["softmax.weight"].shape == (10, 16)
+
+    # Its own words again, without being told; others; others of the same number.
+    pretrain(tmp_path / "first", *texts, "--output", tmp_path / "same", *still, "--seed", "1")
+    torch.testing.assert_close(weights(tmp_path / "same"), weights(tmp_path / "first"), rtol=0, atol=0)
+    pretrain(tmp_path / "first", *texts, "--output", tmp_path / "more", *still, "--min-count", "20")
+    assert weights(tmp_path / "more")["softmax.weight"].shape == (24, 16)
+    words = (tmp_path / "first" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "words.txt").write_text("\n".join([*words[:-1], "Yes"]), encoding="utf-8")
+    pretrain(
+        tmp_path / "first",
+        *texts,
+        "--output",
+        tmp_path / "new",
+        *still,
+        "--vocab",
+        tmp_path / "words.txt",
+        "--seed",
+        "1",
+    )
+    assert ElmoTokenizer.from_pretrained(tmp_path / "new").word_vocabulary == [*words[:-1], "Yes"]
+    first, new = weights(tmp_path / "first"), weights(tmp_path / "new")
+    assert not torch.equal(first["softmax.weight"], new["softmax.weight"])
+    torch.testing.assert_close(bilm_weights(tmp_path / "new"), bilm_weights(reference_model_dir), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", [[], ["--sentences"]], ids=["windows", "sentences"])
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    mode: list[str], config_dir: Path, texts: list[str], tmp_path: Path
+):
+    options: list[Any] = [
+        *texts,
+        "--rows",
+        "4",
+        "--unroll-steps",
+        "5",
+        "--sampled-words",
+        "9",
+        "--save-steps",
+        "2",
+        *mode,
+    ]
+    whole = pretrain(config_dir, *options, "--output", tmp_path / "whole", "--max-steps", "4")
+    part = pretrain(config_dir, *options, "--output", tmp_path / "part", "--max-steps", "2")
+    # The text is not read again.
+    (tmp_path / "train.txt").write_text("Something else", encoding="utf-8")
+    resumed = pretrain(config_dir, *options, "--output", tmp_path / "part", "--max-steps", "4", "--resume")
+    assert perplexities(resumed) == perplexities(whole) != perplexities(part)
+    torch.testing.assert_close(weights(tmp_path / "part"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def test_resume_without_a_checkpoint_starts(config_dir: Path, texts: list[str], tmp_path: Path):
+    out = pretrain(config_dir, *texts, "--output", tmp_path / "out", "--rows", "2", "--max-steps", "1", "--resume")
+    assert "  training    1 batches" in out
+
+
+def test_sentences_are_trained_without_state(config_dir: Path, texts: list[str], tmp_path: Path):
+    out = pretrain(
+        config_dir, *texts, "--output", tmp_path / "out", "--sentences", "--optimizer", "adamw", "--learning-rate",
+        "0.02", "--rows", "8", "--epochs", "10",
+    )  # fmt: skip
+    assert "  training    100 batches of a text of 500 words\n" in out
+    assert perplexities(out)[0] < 15
+    checkpoint = get_last_checkpoint(tmp_path / "out")
+    assert checkpoint is not None
+    assert not list(Path(checkpoint).glob("lstm_states*"))
+
+
+def test_text_is_split_as_the_tokenizer_of_the_folder_does(config_dir: Path, tmp_path: Path):
+    (tmp_path / "text").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "text" / name).write_text("It's muddy.\n\n" * 5, encoding="utf-8")
+    for splitter in ("moses", "whitespace"):
+        ElmoTokenizer(word_splitter=splitter).save_pretrained(config_dir)
+        output = tmp_path / splitter
+        pretrain(config_dir, "--train", tmp_path / "text", "--train", tmp_path / "text" / "a.txt", "--output", output,
+                 "--rows", "1", "--max-steps", "1")  # fmt: skip
+        corpus = Corpus(output / "corpus" / "train")
+        assert list(corpus) == [["It", "'s", "muddy", "."] if splitter == "moses" else ["It's", "muddy."]] * 15
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rows", "99"], "`rows` must be at most 33 for 660 positions in windows of 20, was: 99."),
+        (["--train", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
+        (["--vocab", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
+        (["--vocab", "a", "--min-count", "2"], "`--vocab` must be without `--min-count` and `--max-vocab`, was: a."),
+        (["--max-vocab", "2"], "`max_size` must be more than the 3 special words, was: 2."),
+        (["--log-to", "paper"], "`--log-to` must be installed, was: paper. There are: "),
+        (["--output", "."], ".: must be a new or empty folder, was there already. See --resume."),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    options: list[str],
+    message: str,
+    config_dir: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("pretrain", config_dir, *texts, "--output", tmp_path / "out", *options)
+    assert (code, out) == (1, "")
+    assert f"elmo-hf: {message}" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_folder_without_a_configuration_is_refused(texts: list[str], tmp_path: Path):
+    code, _, err = run("pretrain", tmp_path / "none", *texts, "--output", tmp_path / "out")
+    assert (code, err) == (1, f"elmo-hf: {tmp_path / 'none'}: must be a folder with config.json, was not.\n")
+
+
+def run_process(*command: str | Path) -> str:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_module_trains_like_the_command(config_dir: Path, texts: list[str], tmp_path: Path):
+    options = [*texts, "--rows", "2", "--max-steps", "2"]
+    out = run_process("-m", "elmo_hf", "pretrain", config_dir, *options, "--output", tmp_path / "module")
+    assert perplexities(out) == perplexities(pretrain(config_dir, *options, "--output", tmp_path / "command"))
+    torch.testing.assert_close(weights(tmp_path / "module"), weights(tmp_path / "command"), rtol=0, atol=0)
+
+
+def test_two_processes_train_together(config_dir: Path, texts: list[str], tmp_path: Path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = [*texts, "--unroll-steps", "5", "--max-steps", "3", "--sampled-words", "0"]
+    out = run_process(
+        *torchrun, "-m", "elmo_hf", "pretrain", config_dir, *options, "--rows", "2", "--output", tmp_path / "two"
+    )
+    alone = pretrain(config_dir, *options, "--rows", "4", "--output", tmp_path / "one")
+    # Each process averages over its own words, of which one may have more than the other.
+    assert perplexities(out) == pytest.approx(perplexities(alone), rel=0.02)
+    checkpoint = get_last_checkpoint(tmp_path / "two")
+    assert checkpoint is not None
+    assert len(list(Path(checkpoint).glob("lstm_states_*.safetensors"))) == 2

@@ -1,0 +1,95 @@
+"""
+Training in two processes ends with the weights of one process that sees the same batches.
+
+The tests start this module once under `torchrun`; each of its two processes trains every case, the first one saves the
+weights.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments
+
+from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
+from tests.tiny import SENTENCES, tiny_config
+
+NUM_PROCESSES = 2
+GLOBAL_BATCH = 4
+# Name, whether the biLM is frozen, arguments of the training.
+CASES: dict[str, tuple[bool, dict[str, Any]]] = {
+    "frozen": (True, {"optim": "adamw_torch", "learning_rate": 0.01}),
+    "trained": (False, {"optim": "sgd", "learning_rate": 0.5}),
+    "accumulated": (False, {"optim": "sgd", "learning_rate": 0.5, "gradient_accumulation_steps": 2}),
+}
+
+
+def train(case: str, folder: Path) -> dict[str, Tensor]:
+    """The weights after four steps, in this process or in all of them together."""
+    frozen, overrides = CASES[case]
+    torch.manual_seed(0)
+    # Only the first mix is trained: a parameter that no gradient reaches is what makes processes wait for each other.
+    config = tiny_config(initializer_factor=2.0, dropout=0.0, head_lstm_size=5, num_output_representations=2)
+    model = ElmoForTokenClassification(config)
+    if frozen:
+        model.freeze_bilm()
+    tokenizer = ElmoTokenizer()
+    examples = [
+        {
+            "input_ids": tokenizer(words, is_split_into_words=True)["input_ids"],
+            "labels": [int(word[0].isupper()) for word in words],
+        }
+        for words in [*SENTENCES, *SENTENCES[::-1]]
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=4,
+        per_device_train_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **overrides,
+    )
+    collator = DataCollatorForTokenClassification(tokenizer)
+    Trainer(model=model, args=arguments, train_dataset=examples, data_collator=collator).train()
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """The weights of each case, trained in two processes."""
+    folder = tmp_path_factory.mktemp("two-processes")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(NUM_PROCESSES)]
+    command += ["-m", "tests.test_distributed", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return torch.load(folder / "weights.pt")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one_at_the_same_global_batch(
+    case: str, two_processes: dict[str, dict[str, Tensor]], tmp_path: Path
+):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.testing.assert_close(two_processes[case], train(case, tmp_path), rtol=0, atol=1e-6)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    weights = {case: train(case, folder) for case in CASES}
+    if os.environ["RANK"] == "0":
+        torch.save(weights, folder / "weights.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

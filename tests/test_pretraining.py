@@ -1,0 +1,210 @@
+"""`BilmTrainer`: state from window to window, exact resuming, perplexities, and the recipe of bilm-tf."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import DataCollatorForTokenClassification, TrainerCallback, TrainingArguments, default_data_collator
+
+from elmo_hf import ElmoForPreTraining
+from elmo_hf.corpus import BilmSentences, BilmWindows, Corpus
+from elmo_hf.pretraining import BilmTrainer, bilm_tf_recipe
+from elmo_hf.scoring import perplexity
+from tests.language_model import TEXT, corpus, language_model, word_tokenizer
+
+ROWS, STEPS = 3, 4
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Corpus:
+    return corpus(tmp_path / "corpus")
+
+
+def trainer(folder: Path, text: Corpus, model: ElmoForPreTraining | None = None, **overrides: Any) -> BilmTrainer:
+    """Training on windows with everything random that there is: dropout and sampled words."""
+    windows = BilmWindows(text, word_tokenizer(), ROWS, STEPS)
+    arguments: dict[str, Any] = {
+        "per_device_train_batch_size": ROWS,
+        "per_device_eval_batch_size": ROWS,
+        "max_steps": 6,
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        **overrides,
+    }
+    return BilmTrainer(
+        language_model(num_sampled_words=4, bilm_dropout=0.1) if model is None else model,
+        TrainingArguments(folder, **arguments),
+        train_dataset=windows,
+        eval_dataset=windows,
+        data_collator=default_data_collator,
+    )
+
+
+class Seen(TrainerCallback):
+    def __init__(self):
+        self.logs: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any):
+        self.logs.append(dict(logs))
+
+
+def losses(run: BilmTrainer) -> list[float]:
+    return [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+
+
+def weights(run: BilmTrainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
+
+
+def test_windows_are_read_in_order_with_the_state_of_the_one_before(tmp_path: Path, text: Corpus):
+    # Without learning, the losses are those of the stream read by hand.
+    model = language_model()
+    run = trainer(tmp_path, text, model, learning_rate=0.0, weight_decay=0.0)
+    run.train()
+    windows, states, expected = run.train_dataset, None, []
+    for step in range(6):
+        items = [windows[step * ROWS + row] for row in range(ROWS)]
+        outputs = model(**default_data_collator(items), lstm_states=states)
+        states = tuple(state.detach() for state in outputs.lstm_states)
+        expected.append(outputs.loss.item())
+    assert losses(run) == pytest.approx(expected, abs=1e-4)
+    without_state = model(**default_data_collator(items)).loss.item()
+    assert abs(without_state - expected[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("gradient_accumulation_steps", [1, 2])
+def test_resumed_training_is_bit_equal(tmp_path: Path, text: Corpus, gradient_accumulation_steps: int):
+    options = {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": gradient_accumulation_steps}
+    whole = trainer(tmp_path / "run", text, **options)
+    whole.train()
+    assert (tmp_path / "run" / "checkpoint-3" / "lstm_states_0.safetensors").exists()
+    resumed = trainer(tmp_path / "run", text, language_model(seed=9, num_sampled_words=4, bilm_dropout=0.1), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert torch.equal(weights(resumed), weights(whole))
+    assert losses(resumed) == losses(whole)
+
+
+def test_resuming_needs_the_state(tmp_path: Path, text: Corpus):
+    options = {"save_strategy": "steps", "save_steps": 3}
+    whole = trainer(tmp_path / "run", text, **options)
+    whole.train()
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    (checkpoint / "lstm_states_0.safetensors").unlink()
+    resumed = trainer(tmp_path / "run", text, **options)
+    with pytest.raises(FileNotFoundError, match=r"lstm_states_0\.safetensors"):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_training_lowers_both_perplexities(tmp_path: Path, text: Corpus):
+    model = language_model(num_sampled_words=8)
+    run = trainer(tmp_path, text, model, max_steps=60, learning_rate=0.03)
+    before = run.evaluate()
+    run.train()
+    after = run.evaluate()
+    for direction in ("forward", "backward"):
+        assert after[f"eval_{direction}_perplexity"] < 0.8 * before[f"eval_{direction}_perplexity"]
+
+
+def test_perplexity_of_windows_is_that_of_the_text_with_carried_state(tmp_path: Path):
+    # One row, and a corpus whose stream fills its windows.
+    text = corpus(tmp_path / "corpus", TEXT[:2] * 4)
+    assert text.num_positions % 3 == 0
+    tokenizer, model = word_tokenizer(), language_model(num_sampled_words=4)
+    run = BilmTrainer(
+        model,
+        TrainingArguments(tmp_path, per_device_eval_batch_size=1, report_to=[], disable_tqdm=True, use_cpu=True),
+        eval_dataset=BilmWindows(text, tokenizer, 1, 3),
+        data_collator=default_data_collator,
+    )
+    metrics = run.evaluate(metric_key_prefix="test")
+    expected = perplexity(model, tokenizer, TEXT[:2] * 4, carry_state=True)
+    assert metrics["test_forward_perplexity"] == pytest.approx(expected.forward, rel=1e-5)
+    assert metrics["test_backward_perplexity"] == pytest.approx(expected.backward, rel=1e-5)
+    assert metrics["test_perplexity"] == pytest.approx(expected.average, rel=1e-5)
+    assert metrics["test_loss"] == pytest.approx((math.log(expected.forward) + math.log(expected.backward)) / 2)
+
+
+def test_perplexity_of_sentences_is_that_of_each_alone(tmp_path: Path, text: Corpus):
+    tokenizer, model = word_tokenizer(), language_model(num_sampled_words=4)
+    run = BilmTrainer(
+        model,
+        TrainingArguments(tmp_path, per_device_eval_batch_size=4, report_to=[], disable_tqdm=True, use_cpu=True),
+        eval_dataset=BilmSentences(text, tokenizer),
+        data_collator=DataCollatorForTokenClassification(tokenizer),
+    )
+    expected = perplexity(model, tokenizer, TEXT * 8)
+    assert run.evaluate()["eval_forward_perplexity"] == pytest.approx(expected.forward, rel=1e-5)
+
+
+def test_log_tells_sampled_losses_from_exact_ones(tmp_path: Path, text: Corpus):
+    for model, name in ((language_model(num_sampled_words=4), "sampled_loss"), (language_model(), "loss")):
+        seen = Seen()
+        run = trainer(tmp_path, text, model, max_steps=4, logging_steps=2)
+        run.add_callback(seen)
+        run.train()
+        entries = [entry for entry in seen.logs if "loss" in entry]
+        assert len(entries) == 2
+        for entry in entries:
+            both = entry[f"forward_{name}"] + entry[f"backward_{name}"]
+            assert both / 2 == pytest.approx(entry["loss"], abs=1e-3)
+            assert entry["words_per_second"] > 0
+
+
+def test_batch_size_that_does_not_fit_the_windows_is_refused(tmp_path: Path, text: Corpus):
+    with pytest.raises(ValueError, match="`per_device_train_batch_size` x 1 = 2, was: 3"):
+        trainer(tmp_path, text, per_device_train_batch_size=2)
+
+
+def test_recipe_makes_the_updates_of_bilm_tf():
+    # There the loss is multiplied by the steps of a window, the norm clipped at 10 and the accumulator starts at 1.
+    unroll_steps, rate = 20, 0.2
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(5, generator=generator, dtype=torch.float64)
+    gradients = 3 * torch.randn(4, 5, generator=generator, dtype=torch.float64)
+
+    expected, accumulator = start.clone(), torch.ones(5, dtype=torch.float64)
+    for gradient in gradients:
+        scaled = unroll_steps * gradient
+        scaled = scaled * min(1.0, 10.0 / scaled.norm())
+        accumulator += scaled**2
+        expected -= rate * scaled / accumulator.sqrt()
+
+    arguments, (optimizer_class, options) = bilm_tf_recipe(unroll_steps, rate)
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = optimizer_class([parameter], **options)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        torch.nn.utils.clip_grad_norm_([parameter], arguments["max_grad_norm"])
+        optimizer.step()
+    # The two guards against a division by zero differ.
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_recipe_trains(tmp_path: Path, text: Corpus):
+    arguments, optimizer = bilm_tf_recipe(STEPS)
+    windows = BilmWindows(text, word_tokenizer(), ROWS, STEPS)
+    run = BilmTrainer(
+        language_model(),
+        TrainingArguments(
+            tmp_path,
+            per_device_train_batch_size=ROWS,
+            max_steps=30,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            logging_steps=10,
+            save_strategy="no",
+            **arguments,
+        ),
+        train_dataset=windows,
+        data_collator=default_data_collator,
+        optimizer_cls_and_kwargs=optimizer,
+    )
+    run.train()
+    assert losses(run)[-1] < losses(run)[0] - 0.1

@@ -1,0 +1,73 @@
+"""Perplexity and substitutes of texts."""
+
+import math
+
+import pytest
+
+from elmo_hf.scoring import perplexity, score_sentences, substitutes
+from tests.language_model import TEXT, language_model, word_tokenizer
+
+
+def test_scores_come_in_the_order_of_the_sentences():
+    model, tokenizer = language_model(), word_tokenizer()
+    together = list(score_sentences(model, tokenizer, TEXT, batch_size=2))
+    for words, scores in zip(TEXT, together, strict=True):
+        (alone,) = score_sentences(model, tokenizer, [words])
+        assert scores.words == alone.words == words
+        assert scores.forward == pytest.approx(alone.forward, abs=1e-5)
+        assert scores.backward == pytest.approx(alone.backward, abs=1e-5)
+    assert [scores.num_unknown for scores in together] == [0, 0, 0, 1, 0]
+
+
+def test_perplexity_is_that_of_the_scores():
+    model, tokenizer = language_model(), word_tokenizer()
+    scores = list(score_sentences(model, tokenizer, TEXT))
+    values = [value for sentence in scores for value in sentence.forward]
+    result = perplexity(model, tokenizer, [" ".join(TEXT[0]), *TEXT[1:], []])
+    assert result.forward == pytest.approx(math.exp(-sum(values) / len(values)))
+    assert (result.num_sentences, result.num_words, result.num_unknown) == (5, sum(map(len, TEXT)), 1)
+    assert result.average == (result.forward + result.backward) / 2
+
+
+def test_carried_state_changes_all_but_the_first_sentence():
+    model, tokenizer = language_model(), word_tokenizer()
+    alone = list(score_sentences(model, tokenizer, TEXT))
+    carried = list(score_sentences(model, tokenizer, TEXT, carry_state=True))
+    assert carried[0].forward == pytest.approx(alone[0].forward, abs=1e-5)
+    assert carried[1].forward != pytest.approx(alone[1].forward, abs=1e-3)
+
+
+def test_dropout_stays_out_of_scores():
+    model, tokenizer = language_model(bilm_dropout=0.5).train(), word_tokenizer()
+    assert perplexity(model, tokenizer, TEXT) == perplexity(model, tokenizer, TEXT)
+
+
+def test_substitutes_are_words_with_falling_probabilities():
+    model, tokenizer = language_model(), word_tokenizer()
+    found = substitutes(model, tokenizer, "the river rose .", 1, top_k=100)
+    words, probabilities = zip(*found, strict=True)
+    # All but the boundaries and the unknown word.
+    assert set(words) == set(tokenizer.word_vocabulary[3:])
+    assert list(probabilities) == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1.0)
+    # What stands there does not matter.
+    best = substitutes(model, tokenizer, ["the", "light", "rose", "."], 1, top_k=3)
+    assert [word for word, _ in best] == list(words[:3])
+
+
+@pytest.mark.parametrize(("index", "top_k", "message"), [(4, 3, "from 0 to 3, was: 4"), (0, 0, "`top_k`")])
+def test_impossible_substitutes_are_refused(index: int, top_k: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        substitutes(language_model(), word_tokenizer(), "the river rose .", index, top_k)
+
+
+def test_foreign_vocabulary_is_refused():
+    tokenizer = word_tokenizer()
+    tokenizer.word_vocabulary = tokenizer.word_vocabulary[:-1]
+    with pytest.raises(ValueError, match="the 15 words of the model"):
+        perplexity(language_model(), tokenizer, TEXT)
+
+
+def test_text_without_a_word_has_no_perplexity():
+    with pytest.raises(ValueError, match="must have a word"):
+        perplexity(language_model(), word_tokenizer(), ["", []])
