@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
 
 from elmo_hf import ElmoEmbedder, ElmoModel, ElmoTokenizer
 
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--items", type=Path, default=ITEMS, help="a file with the columns word, sense and sentence")
     arguments = parser.parse_args()
 
+    disable_progress_bar()
     model = ElmoModel.from_pretrained(arguments.model).eval()
     tokenizer = ElmoTokenizer.from_pretrained(arguments.model)
     items = read_items(arguments.items)
@@ -113,6 +115,7 @@ def main() -> None:
     total = Table("vectors", "nearest neighbour", "nearest mean", title=f"Right sense, of {len(items)} items")
     for name, scores in nearest.items():
         total.add_row(name, f"{scores.mean():.1%}", f"{centroid_scores(vectors[name], items).mean():.1%}")
+    del nearest["chance"]
     words = Table("word", "senses", *nearest, title="Nearest neighbour, by word")
     for word in dict.fromkeys(item.word for item in items):
         places = [place for place, item in enumerate(items) if item.word == word]

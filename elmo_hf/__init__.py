@@ -24,6 +24,7 @@ from .modeling_elmo import (
     ElmoPreTrainedModel,
 )
 from .quantization import quantize
+from .small_model import default_model_path, load_default
 from .tokenization_elmo import ElmoTokenizer, batch_to_ids
 
 AutoConfig.register("elmo", ElmoConfig)
@@ -50,5 +51,7 @@ __all__ = [
     "ElmoPreTrainedModel",
     "ElmoTokenizer",
     "batch_to_ids",
+    "default_model_path",
+    "load_default",
     "quantize",
 ]

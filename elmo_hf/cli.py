@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -222,6 +223,93 @@ def pretrain(
                 f"  perplexity  {metrics['eval_perplexity']:,.2f} (forward {metrics['eval_forward_perplexity']:,.2f}, "
                 f"backward {metrics['eval_backward_perplexity']:,.2f})"
             )
+
+
+@app.command()
+def perplexity(
+    text: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="A sentence a line: files, folders of *.txt.")],
+    model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
+    carry_state: Annotated[
+        bool, typer.Option("--carry-state", help="Each sentence goes on where the one before it ended; slower.")
+    ] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="Print each word and the logarithms of both its probabilities first.")
+    ] = False,
+    pretokenized: Annotated[bool, typer.Option("--pretokenized", help="Words are what spaces separate.")] = False,
+):
+    """How well a language model expects a text: exact, by both directions."""
+    from .scoring import SentenceScores, perplexity_of_scores, score_sentences
+
+    def printed(scores: SentenceScores) -> SentenceScores:
+        for word, forward, backward in zip(scores.words, scores.forward, scores.backward, strict=False):
+            typer.echo(f"{word}\t{forward:.3f}\t{backward:.3f}")
+        typer.echo(f"</S>\t{scores.forward[-1]:.3f}\t\n<S>\t\t{scores.backward[-1]:.3f}\n")
+        return scores
+
+    with _one_line_errors():
+        model, tokenizer = _language_model(model_dir)
+        sentences = map(str.split if pretokenized else tokenizer.tokenize, read_lines(text))
+        scores = score_sentences(model, tokenizer, sentences, carry_state)
+        result = perplexity_of_scores(map(printed, scores) if words else scores)
+    typer.echo(
+        f"perplexity  {result.average:,.2f} (forward {result.forward:,.2f}, backward {result.backward:,.2f})\n"
+        f"of          {result.num_words:,} words in {result.num_sentences:,} sentences, "
+        f"{result.num_unknown / result.num_words:.2%} of them <UNK>"
+    )
+
+
+@app.command()
+def substitutes(
+    sentence: Annotated[str, typer.Argument(help="Text with one word in [brackets].")],
+    model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many words.")] = 10,
+):
+    """The words that both directions expect most in the place of one."""
+    from .scoring import substitutes
+
+    with _one_line_errors():
+        before, bracket, rest = sentence.partition("[")
+        word, closing, after = rest.partition("]")
+        if not (bracket and closing and word.strip()):
+            raise ValueError(f"The sentence must have one word in [brackets], was: {sentence!r}.")
+        model, tokenizer = _language_model(model_dir)
+        ahead = tokenizer.tokenize(before)
+        words = [*ahead, word.strip(), *tokenizer.tokenize(after)]
+        found = substitutes(model, tokenizer, words, len(ahead), top)
+    for candidate, probability in found:
+        typer.echo(f"{probability:.4f}  {candidate}")
+
+
+@app.command()
+def warm(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A folder of save_pretrained or convert.")],
+    text: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="A sentence a line: files, folders of *.txt.")],
+    output_dir: Annotated[Path, typer.Option("--output", help="The folder to make, new or empty.")],
+    sentences: Annotated[int, typer.Option(min=1, help="How many sentences to read, at most.")] = 1000,
+):
+    """Copy a folder with a fixed initial state: the average over what typical sentences leave behind."""
+    from .scoring import warm_up
+
+    with _one_line_errors():
+        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+            raise FileExistsError(f"{output_dir}: must be a new or empty folder, was there already.")
+        tokenizer = ElmoTokenizer.from_pretrained(model_dir)
+        is_language_model = "ElmoForPreTraining" in (_config(model_dir, None).architectures or ())
+        model = (ElmoForPreTraining if is_language_model else ElmoModel).from_pretrained(model_dir).eval()
+        warm_up(model.base_model, tokenizer, islice(read_lines(text), sentences))
+        model.save_pretrained(output_dir)
+        tokenizer.save_pretrained(output_dir)
+    typer.echo(f"{output_dir}")
+
+
+def _language_model(model_dir: Path | None) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
+    from .small_model import default_model_path
+
+    folder = default_model_path() if model_dir is None else model_dir
+    config = _config(folder, None)
+    if "ElmoForPreTraining" not in (config.architectures or ()):
+        raise ValueError(f"{folder}: must be a language model, as `elmo-hf pretrain` makes them, was: no softmax.")
+    return ElmoForPreTraining.from_pretrained(folder).eval(), ElmoTokenizer.from_pretrained(folder)
 
 
 def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:

@@ -156,11 +156,12 @@ def write_corpus(
         TypeError: a sentence is a `str`, or one of its words is not.
         ValueError: there is no word in `sentences`.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: must be a new or empty folder, was there already.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+    target = folder.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
         complete, entries = Path(work, "complete"), Path(work, "entries")
         complete.mkdir()
         with open(complete / _SENTENCES_FILE, "wb") as text, open(entries, "wb") as index:
@@ -169,7 +170,7 @@ def write_corpus(
             raise ValueError(f"{folder}: `sentences` must have a word to make a corpus, has none.")
         # Through a map of the file, so that an index larger than the memory can be written.
         np.save(complete / _INDEX_FILE, np.memmap(entries, np.int64, "r", shape=(count + 1, 2)))
-        os.replace(complete, folder)
+        os.replace(complete, target)
     return Corpus(folder)
 
 
@@ -320,8 +321,8 @@ class BilmWindows(Dataset):
         self.windows_per_row = corpus.num_positions // (rows * unroll_steps)
         if self.windows_per_row == 0:
             raise ValueError(
-                f"`rows` must be at most {corpus.num_positions // unroll_steps} for {corpus.num_positions} positions "
-                f"in windows of {unroll_steps}, was: {rows}."
+                f"`rows` must be at most {corpus.num_positions // unroll_steps} for the {corpus.num_positions} "
+                f"positions of {corpus.folder} in windows of {unroll_steps}, was: {rows}."
             )
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from .batching import BATCH_SIZE, Sentence, as_words, run_in_batches
-from .modeling_elmo import ElmoForPreTraining
+from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .tokenization_elmo import UNKNOWN_WORD, WORD_VOCABULARY_START, ElmoTokenizer
 
 
@@ -80,10 +80,20 @@ def perplexity(
     Raises:
         ValueError: there is no word in `sentences`.
     """
+    words = (words for sentence in sentences if (words := as_words(sentence, tokenizer)))
+    return perplexity_of_scores(score_sentences(model, tokenizer, words, carry_state, batch_size))
+
+
+def perplexity_of_scores(sentences: Iterable[SentenceScores]) -> Perplexity:
+    """
+    What the scores of a text amount to.
+
+    Raises:
+        ValueError: there is no word in `sentences`.
+    """
     totals = [0.0, 0.0]
     num_sentences = num_words = num_unknown = 0
-    words = (words for sentence in sentences if (words := as_words(sentence, tokenizer)))
-    for scores in score_sentences(model, tokenizer, words, carry_state, batch_size):
+    for scores in sentences:
         totals = [total + sum(half) for total, half in zip(totals, (scores.forward, scores.backward), strict=True)]
         num_sentences += 1
         num_words += len(scores.words)
@@ -130,6 +140,32 @@ def substitutes(
         (vocabulary[label], math.exp(score))
         for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+@torch.no_grad()
+def warm_up(model: ElmoModel, tokenizer: ElmoTokenizer, sentences: Iterable[Sentence]):
+    """
+    Makes `model` start every sentence from the average of what each of `sentences` leaves behind, started from zeros.
+
+    Raises:
+        ValueError: there is no word in `sentences`.
+    """
+    words = [words for sentence in sentences if (words := as_words(sentence, tokenizer))]
+    if not words:
+        raise ValueError("`sentences` must have a word to warm the state with, had none.")
+    model.eval()
+
+    def final_states(batch: list[list[str]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        inputs = tokenizer(batch, is_split_into_words=True, padding=True, return_tensors="pt").to(model.device)
+        config, number = model.config, len(batch)
+        zeros = [
+            torch.zeros(number, config.num_hidden_layers, 2, size)
+            for size in (config.projection_dim, config.cell_size)
+        ]
+        return list(zip(*model(**inputs, lstm_states=zeros).lstm_states, strict=True))
+
+    hidden, cell = (torch.stack(states) for states in zip(*run_in_batches(words, final_states), strict=True))
+    model.set_initial_state((hidden, cell))
 
 
 def check_vocabulary(model: ElmoForPreTraining, tokenizer: ElmoTokenizer):

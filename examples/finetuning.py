@@ -49,7 +49,7 @@ class Task:
 def option_parser(documentation: str, output: str) -> argparse.ArgumentParser:
     """Options of a fine-tuning script that documents itself so and writes into the folder `output`."""
     parser = argparse.ArgumentParser(
-        description=documentation.strip().splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=documentation.strip().partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("model", help="folder or Hub name of an ELMo")
@@ -62,6 +62,7 @@ def option_parser(documentation: str, output: str) -> argparse.ArgumentParser:
     add("--learning-rate", type=float, default=2e-3, help="of the mix and the head")
     add("--bilm-learning-rate", type=float, default=1e-5, help="of the biLM, with --no-freeze")
     add("--head-lstm-size", type=int, default=100, help="width of one direction of the head's BiLSTM; 0: none")
+    add("--dropout", type=float, default=0.5, help="on the mix that the head reads")
     add("--seed", type=int, default=0)
     add("--limit", type=int, help="no more examples than this of each part of the data")
     return parser
@@ -77,6 +78,7 @@ def load_model(task: Task, arguments: argparse.Namespace) -> tuple[Any, Any]:
         id2label=dict(enumerate(task.labels)),
         label2id={label: index for index, label in enumerate(task.labels)},
         head_lstm_size=arguments.head_lstm_size or None,
+        dropout=arguments.dropout,
     )
     if arguments.features == "static":
         config.scalar_mix_parameters = [1.0, *[-9e10] * config.num_hidden_layers]

@@ -1,5 +1,6 @@
 """Fixtures for all tests: the reference biLM as it was published and as a Hub folder, and a process without us."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,3 +49,8 @@ def _each_test_compiles_afresh() -> Iterator[None]:
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: without half a million objects of it each collection of garbage is quick."""
+    gc.freeze()

@@ -1,11 +1,10 @@
 """The command line: what it prints, what it leaves and how it ends."""
 
 import importlib
-import os
 import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -85,33 +84,46 @@ def test_wrong_files_end_with_one_line_and_code_1(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_module_and_the_script_convert_like_the_command(
-    reference_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    # The script puts the checkout in front.
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    files = (reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
-    script = ROOT / "conversion" / "convert_hdf5_to_safetensors.py"
-    started = {
-        "module": (["elmo-hf", "convert"], lambda: runpy.run_module("elmo_hf", run_name="__main__")),
-        "script": ([script], lambda: runpy.run_path(str(script), run_name="__main__")),
-    }
-    for folder, (command, start) in started.items():
-        monkeypatch.setattr(sys, "argv", [str(part) for part in (*command, *files, folder, "--no-verify")])
+def start_module():
+    runpy.run_module("elmo_hf", run_name="__main__")
+
+
+def start_script():
+    runpy.run_path(str(ROOT / "conversion" / "convert_hdf5_to_safetensors.py"), run_name="__main__")
+
+
+@pytest.fixture
+def run_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """Starts a program in `tmp_path` and returns its exit code."""
+
+    def run_program(start: Callable[[], None], *arguments: str | Path) -> object:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             start()
-        assert ended.value.code == 0
+        return ended.value.code
+
+    monkeypatch.chdir(tmp_path)
+    # The script puts its checkout in front.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return run_program
+
+
+def test_the_module_and_the_script_convert_like_the_command(
+    run_program: Callable[..., object], reference_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    files = (reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
+    for folder, start, command in (("module", start_module, ["convert"]), ("script", start_script, [])):
+        assert run_program(start, *command, *files, folder, "--no-verify") == 0
         assert f"hf upload YOUR_NAME/{folder} {folder}" in capsys.readouterr().out
-    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in started]
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("module", "script")]
     assert weights[0] == weights[1]
 
 
-def test_an_error_in_the_process_shows_no_traceback(tmp_path: Path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "elmo_hf", "convert", "a.json", "b.hdf5", "c"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "elmo-hf: a.json: must be a file, was missing.\n")
+def test_an_error_of_the_module_shows_no_traceback(
+    run_program: Callable[..., object], capfd: pytest.CaptureFixture[str]
+):
+    assert run_program(start_module, "convert", "a.json", "b.hdf5", "c") == 1
+    assert capfd.readouterr() == ("", "elmo-hf: a.json: must be a file, was missing.\n")
 
 
 def test_without_typer_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

@@ -20,9 +20,10 @@ from elmo_hf.corpus import BilmWindows, Corpus
 from tests.test_cli import run
 from tests.tiny import SENTENCES, tiny_config
 
-# 80 sentences of 21 different words, and two of them once more.
+# 80 sentences of 21 different words, and three of them once more.
 TEXT = "\n".join(" ".join(words) for words in SENTENCES * 20)
-OTHER_TEXT = "\n".join(" ".join(words) for words in SENTENCES[:2])
+OTHER_TEXT = "\n".join(" ".join(words) for words in (SENTENCES[0], SENTENCES[1], SENTENCES[3]))
+LEARN_BY_HEART = ["--optimizer", "adamw", "--learning-rate", "0.03", "--max-steps", "60", "--eval-steps", "100"]
 
 
 @pytest.fixture
@@ -35,7 +36,11 @@ def texts(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def config_dir(tmp_path: Path) -> Path:
-    tiny_config(initializer_factor=2.0).save_pretrained(tmp_path / "config")
+    # Large enough to learn the text by heart in a minute.
+    config = tiny_config(
+        cell_clip=None, proj_clip=None, projection_dim=16, cell_size=32, char_cnn_filters=[[1, 8], [3, 16]]
+    )
+    config.save_pretrained(tmp_path / "config")
     return tmp_path / "config"
 
 
@@ -63,10 +68,10 @@ def perplexities(out: str) -> list[float]:
 
 def test_a_folder_of_a_configuration_becomes_a_language_model(config_dir: Path, texts: list[str], tmp_path: Path):
     out = pretrain(
-        config_dir, *texts, "--output", tmp_path / "out", "--rows", "4", "--unroll-steps", "8", "--epochs", "10"
+        config_dir, *texts, "--output", tmp_path / "out", "--rows", "4", "--unroll-steps", "8", *LEARN_BY_HEART
     )
     assert "  words       24 to predict\n" in out
-    assert "  training    200 batches of a text of 500 words\n" in out
+    assert "  training    60 batches of a text of 500 words\n" in out
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.word_vocabulary[:6] == ["<S>", "</S>", "<UNK>", ".", "The", "bank"]
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "out").eval()
@@ -75,13 +80,13 @@ def test_a_folder_of_a_configuration_becomes_a_language_model(config_dir: Path, 
     assert (tmp_path / "out" / "corpus" / "train" / "sentences.txt").read_text(encoding="utf-8") == TEXT + "\n"
 
     # The other text is too short for four rows.
-    (batch,) = DataLoader(BilmWindows(Corpus(tmp_path / "out" / "corpus" / "eval"), tokenizer, 2, 8), batch_size=2)
+    (batch,) = DataLoader(BilmWindows(Corpus(tmp_path / "out" / "corpus" / "eval"), tokenizer, 3, 8), batch_size=3)
     with torch.no_grad():
         outputs = model(**batch)
     forward, backward = math.exp(outputs.forward_loss), math.exp(outputs.backward_loss)
     # They are printed with two digits.
     assert perplexities(out) == pytest.approx([(forward + backward) / 2, forward, backward], abs=0.006)
-    assert perplexities(out)[0] < 15
+    assert perplexities(out)[0] < 3
 
 
 def test_a_converted_checkpoint_is_trained_on_with_a_new_softmax(
@@ -98,7 +103,7 @@ def test_a_converted_checkpoint_is_trained_on_with_a_new_softmax(
     pretrain(tmp_path / "first", *texts, "--output", tmp_path / "more", *still, "--min-count", "20")
     assert weights(tmp_path / "more")["softmax.weight"].shape == (24, 16)
     words = (tmp_path / "first" / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    (tmp_path / "words.txt").write_text("\n".join([*words[:-1], "Yes"]), encoding="utf-8")
+    (tmp_path / "words.txt").write_text("\n".join([*words[:-1], "muddy"]), encoding="utf-8")
     pretrain(
         tmp_path / "first",
         *texts,
@@ -110,7 +115,7 @@ def test_a_converted_checkpoint_is_trained_on_with_a_new_softmax(
         "--seed",
         "1",
     )
-    assert ElmoTokenizer.from_pretrained(tmp_path / "new").word_vocabulary == [*words[:-1], "Yes"]
+    assert ElmoTokenizer.from_pretrained(tmp_path / "new").word_vocabulary == [*words[:-1], "muddy"]
     first, new = weights(tmp_path / "first"), weights(tmp_path / "new")
     assert not torch.equal(first["softmax.weight"], new["softmax.weight"])
     torch.testing.assert_close(bilm_weights(tmp_path / "new"), bilm_weights(reference_model_dir), rtol=0, atol=0)
@@ -147,12 +152,9 @@ def test_resume_without_a_checkpoint_starts(config_dir: Path, texts: list[str], 
 
 
 def test_sentences_are_trained_without_state(config_dir: Path, texts: list[str], tmp_path: Path):
-    out = pretrain(
-        config_dir, *texts, "--output", tmp_path / "out", "--sentences", "--optimizer", "adamw", "--learning-rate",
-        "0.02", "--rows", "8", "--epochs", "10",
-    )  # fmt: skip
-    assert "  training    100 batches of a text of 500 words\n" in out
-    assert perplexities(out)[0] < 15
+    out = pretrain(config_dir, *texts, "--output", tmp_path / "out", "--sentences", "--rows", "8", *LEARN_BY_HEART)
+    assert "  training    60 batches of a text of 500 words\n" in out
+    assert perplexities(out)[0] < 3
     checkpoint = get_last_checkpoint(tmp_path / "out")
     assert checkpoint is not None
     assert not list(Path(checkpoint).glob("lstm_states*"))
@@ -174,7 +176,14 @@ def test_text_is_split_as_the_tokenizer_of_the_folder_does(config_dir: Path, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rows", "99"], "`rows` must be at most 33 for 660 positions in windows of 20, was: 99."),
+        (
+            ["--rows", "99"],
+            "`rows` must be at most 33 for the 660 positions of out/corpus/train in windows of 20, was: 99.",
+        ),
+        (
+            ["--unroll-steps", "31"],
+            "`rows` must be at most 0 for the 30 positions of out/corpus/eval in windows of 31, was: 1.",
+        ),
         (["--train", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
         (["--vocab", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
         (["--vocab", "a", "--min-count", "2"], "`--vocab` must be without `--min-count` and `--max-vocab`, was: a."),
@@ -192,7 +201,7 @@ def test_what_is_wrong_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run("pretrain", config_dir, *texts, "--output", tmp_path / "out", *options)
+    code, out, err = run("pretrain", config_dir, *texts, "--rows", "2", "--output", "out", *options)
     assert (code, out) == (1, "")
     assert f"elmo-hf: {message}" in err.splitlines()[-1]
     assert "Traceback" not in err

@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import torch
 
-from elmo_hf.scoring import perplexity, score_sentences, substitutes
+from elmo_hf.scoring import perplexity, score_sentences, substitutes, warm_up
 from tests.language_model import TEXT, language_model, word_tokenizer
 
 
@@ -71,3 +72,23 @@ def test_foreign_vocabulary_is_refused():
 def test_text_without_a_word_has_no_perplexity():
     with pytest.raises(ValueError, match="must have a word"):
         perplexity(language_model(), word_tokenizer(), ["", []])
+
+
+@torch.no_grad()
+def test_warm_state_is_the_average_after_each_sentence():
+    model, tokenizer = language_model(), word_tokenizer()
+    after = [
+        model(**tokenizer([words], is_split_into_words=True, return_tensors="pt")).lstm_states for words in TEXT
+    ]
+    warm_up(model.elmo, tokenizer, [*TEXT, []])
+    hidden, cell = (torch.cat(states).mean(0) for states in zip(*after, strict=True))
+    torch.testing.assert_close(model.elmo.initial_state.hidden, hidden)
+    torch.testing.assert_close(model.elmo.initial_state.cell, cell)
+    # From zeros again, not from where the first time ended.
+    warm_up(model.elmo, tokenizer, TEXT)
+    torch.testing.assert_close(model.elmo.initial_state.hidden, hidden)
+
+
+def test_nothing_warms_nothing():
+    with pytest.raises(ValueError, match="must have a word to warm"):
+        warm_up(language_model().elmo, word_tokenizer(), ["", []])
