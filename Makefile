@@ -1,24 +1,28 @@
-# make demo    the real weights, converted, loaded and compared with TensorFlow's outputs
-# make test    all tests
-# make lint    style and types
+# make demo     the same word in different sentences, as the small model in the package sees it
+# make compare  a published checkpoint, converted, loaded and compared with TensorFlow's outputs
+# make test     all tests
+# make lint     style and types
 # Each sets up .venv by itself on first use, and again when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
 VENV := .venv
-# The small model that `make demo` leaves for the README's example.
+# What `make compare` leaves.
 MODEL := models/elmo-tiny-reference
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Twice quiet: errors only.
 INSTALL := $(PIP) install --quiet --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo compare test lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 
 demo: $(VENV)/.installed
-	@reference=$$($(VENV)/bin/python -m tests.reference) && $(VENV)/bin/python examples/demo.py "$$reference" $(MODEL)
+	@$(VENV)/bin/python examples/senses.py
+
+compare: $(VENV)/.installed
+	@reference=$$($(VENV)/bin/python -m tests.reference) && $(VENV)/bin/python examples/compare.py "$$reference" $(MODEL)
 
 test: $(VENV)/.installed
 	@$(VENV)/bin/python -m pytest $(ARGS)

@@ -1,5 +1,6 @@
 """The command `elmo-hf`, a few lines over the library. It needs typer, which transformers 5 brings along."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +126,7 @@ def pretrain(
     epochs: Annotated[float, typer.Option(help="How often to read the text.")] = 10.0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, instead of --epochs.")] = None,
     optimizer: Annotated[Optimizer, typer.Option(help="Adagrad as in bilm-tf, or AdamW.")] = Optimizer.adagrad,
-    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.2 with adagrad, 0.001 with adamw]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.2 with adagrad, 0.003 with adamw]")] = None,
     sampled_words: Annotated[
         int | None, typer.Option(min=0, help="Wrong answers a batch, 0 for all words. [default: as configured]")
     ] = None,
@@ -148,7 +149,7 @@ def pretrain(
     from transformers import DataCollatorForTokenClassification, TrainingArguments, default_data_collator, set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
-    from .pretraining import BilmTrainer
+    from .pretraining import BilmTrainer, schedule_decay
 
     with _one_line_errors():
         config = _config(model_dir, sampled_words)
@@ -158,6 +159,7 @@ def pretrain(
             num_train_epochs=epochs,
             max_steps=max_steps or -1,
             per_device_train_batch_size=rows,
+            per_device_eval_batch_size=rows,
             seed=seed,
             logging_steps=100,
             save_total_limit=2,
@@ -201,6 +203,9 @@ def pretrain(
                 for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
             ]
             collator = default_data_collator
+        if optimizer is Optimizer.adamw:
+            batches = len(examples[0]) // (rows * arguments.world_size)
+            schedule_decay(arguments, max_steps or math.ceil(epochs * batches))
         trainer = BilmTrainer(
             model,
             arguments,
@@ -326,11 +331,11 @@ def _recipe(
     optimizer: Optimizer, unroll_steps: int, learning_rate: float | None
 ) -> tuple[dict[str, Any], tuple[type, dict] | None]:
     """Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for `BilmTrainer`."""
-    from .pretraining import bilm_tf_recipe
+    from .pretraining import adamw_recipe, bilm_tf_recipe
 
     if optimizer is Optimizer.adagrad:
         return bilm_tf_recipe(unroll_steps, 0.2 if learning_rate is None else learning_rate)
-    return {"learning_rate": 0.001 if learning_rate is None else learning_rate, "optim": "adamw_torch"}, None
+    return adamw_recipe(0.003 if learning_rate is None else learning_rate), None
 
 
 def _interval(name: str, steps: int | None) -> dict[str, Any]:

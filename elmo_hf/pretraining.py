@@ -40,6 +40,32 @@ def bilm_tf_recipe(unroll_steps: int = 20, learning_rate: float = 0.2) -> tuple[
     return arguments, (torch.optim.Adagrad, {"lr": learning_rate, **accumulator})
 
 
+def adamw_recipe(learning_rate: float = 0.003) -> dict[str, Any]:
+    """
+    How `elmo-novels` was trained: AdamW, a constant learning rate after a warm-up, see [`schedule_decay`] for its end.
+
+    Returns:
+        Keywords for `TrainingArguments`.
+    """
+    return {
+        "learning_rate": learning_rate,
+        "optim": "adamw_torch",
+        "adam_beta2": 0.99,
+        "lr_scheduler_type": "warmup_stable_decay",
+        "warmup_steps": 200,
+        "max_grad_norm": 1.0,
+    }
+
+
+def schedule_decay(arguments: TrainingArguments, max_steps: int):
+    """
+    Lets the learning rate of [`adamw_recipe`] fall over the last fifth of the steps. Where that begins does not matter
+    before, so that a training may be resumed with more steps.
+    """
+    arguments.lr_scheduler_kwargs = {"num_decay_steps": max_steps // 5, "min_lr_ratio": 0.02}
+    arguments.warmup_steps = min(arguments.warmup_steps, max_steps // 10)
+
+
 class BilmTrainer(Trainer):
     """
     `Trainer` for [`ElmoForPreTraining`].

@@ -83,6 +83,8 @@ def load_model(task: Task, arguments: argparse.Namespace) -> tuple[Any, Any]:
     if arguments.features == "static":
         config.scalar_mix_parameters = [1.0, *[-9e10] * config.num_hidden_layers]
     if arguments.features == "random":
+        # Untrained layers have far smaller numbers, which would be most of the difference.
+        config.do_layer_norm = True
         model = task.auto_class.from_config(config)
     else:
         model = task.auto_class.from_pretrained(arguments.model, config=config)

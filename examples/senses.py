@@ -1,10 +1,11 @@
 """
 The same word in other company: nearest neighbours of a word as it stands in a sentence, as in table 4 of the paper.
 
-    python examples/senses.py MODEL_DIR [--sentences FILE] [--query "She struck a note upon the harp ." --word note]
+    python examples/senses.py [MODEL_DIR] [--sentences FILE] [--query "She struck a note upon the harp ." --word note]
 
 Layer 0 knows how a word is spelled and gives it one vector; the layers above it know the sentence. FILE is a UTF-8
-text, a sentence a line, to look for neighbours in; without it the sentences of `benchmarks/word_senses.py` do.
+text, a sentence a line, to look for neighbours in; without it the sentences of `benchmarks/word_senses.py` do. Without
+MODEL_DIR it is the small model of the package, which needs no network.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
-from elmo_hf import ElmoEmbedder
+from elmo_hf import ElmoEmbedder, default_model_path
 
 SENTENCES = Path(__file__).parent.parent / "tests" / "fixtures" / "word_senses.tsv"
 QUERIES = (
@@ -32,7 +33,7 @@ QUERIES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or Hub repository")
+    parser.add_argument("model", nargs="?", default=default_model_path(), help="folder or Hub repository")
     parser.add_argument("--sentences", type=Path, help="where to look for neighbours")
     parser.add_argument("--query", help="a sentence of yours")
     parser.add_argument("--word", help="the word in it")
@@ -65,6 +66,18 @@ def main() -> None:
         for cosine, sentence in nearest_contexts(embedder, pool, query, word, layer):
             table.add_row(f"layer {layer}", f"{cosine:.2f}", highlighted(sentence, word))
         console.print(table)
+    if arguments.query is None:
+        console.print(layer_table(embedder, queries))
+
+
+def layer_table(embedder: ElmoEmbedder, queries: list[tuple[str, list[str]]]) -> Table:
+    """How alike a word is in both of two sentences, on each layer: queries with the same word come in pairs."""
+    layers = range(embedder.model.config.num_hidden_layers + 1)
+    table = Table("word", *(f"layer {layer}" for layer in layers), title="cosine between its two sentences above")
+    for (word, first), (_, second) in zip(queries[::2], queries[1::2], strict=True):
+        pairs = (_vectors(embedder, [first, second], [word, word], layer) for layer in layers)
+        table.add_row(Text(word, style="bold green"), *(f"{one @ other:.2f}" for one, other in pairs))
+    return table
 
 
 def nearest_words(

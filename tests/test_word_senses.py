@@ -107,8 +107,8 @@ def test_the_example_shows_neighbours_of_each_query(model_dir, monkeypatch, caps
     senses.main()
     printed = capsys.readouterr().out
     assert all(text.removesuffix(".") in printed for _, text in senses.QUERIES)
-    assert printed.count("layer 0") == len(senses.QUERIES)
-    assert printed.count("layer 2") == 3 * len(senses.QUERIES)
+    assert printed.count("│ layer 0") == len(senses.QUERIES)
+    assert printed.count("│ layer 2") == 3 * len(senses.QUERIES)
 
 
 def test_the_example_asks_for_a_sentence_with_the_word(model_dir, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """
 A published ELMo, converted to a Hugging Face folder and compared with the outputs that TensorFlow computed for it.
 
-`make demo` fetches the published files and calls `python examples/demo.py FOLDER_OF_THOSE_FILES OUT_DIR`.
+`make compare` fetches the published files and calls `python examples/compare.py FOLDER_OF_THOSE_FILES OUT_DIR`.
 """
 
 import argparse
