@@ -50,7 +50,7 @@ class PlainBilm(nn.Module):
     def forward(
         self, input_ids: Tensor, backward_input_ids: Tensor, labels: Tensor, backward_labels: Tensor, states: list
     ) -> tuple[Tensor, list]:
-        total, new_states = torch.zeros(()), []
+        total, new_states = torch.zeros(()), list[tuple]()
         pairs = ((input_ids, labels), (backward_input_ids, backward_labels))
         for stack, (ids, words) in zip(self.stacks, pairs, strict=True):
             # (words, batch, projection_dim)

@@ -428,13 +428,10 @@ class ElmoScalarMix(nn.Module):
 class ElmoInitialState(nn.Module):
     """States that every sentence starts from (`fixed_initial_state`): part of the checkpoint, but not trained."""
 
-    hidden: Tensor
-    cell: Tensor
-
     def __init__(self, config: ElmoConfig):
         super().__init__()
-        self.register_buffer("hidden", torch.zeros(config.num_hidden_layers, 2, config.projection_dim))
-        self.register_buffer("cell", torch.zeros(config.num_hidden_layers, 2, config.cell_size))
+        self.hidden = nn.Buffer(torch.zeros(config.num_hidden_layers, 2, config.projection_dim))
+        self.cell = nn.Buffer(torch.zeros(config.num_hidden_layers, 2, config.cell_size))
 
 
 def _normalize_over_batch(layer: Tensor, mask: Tensor | None) -> Tensor:
@@ -732,8 +729,8 @@ class ElmoModel(ElmoPreTrainedModel):
         self.config.fixed_initial_state = True
         if self.initial_state is None:
             self.initial_state = ElmoInitialState(self.config)
-        self.initial_state.hidden = lstm_states[0].detach().mean(0)
-        self.initial_state.cell = lstm_states[1].detach().mean(0)
+        self.initial_state.hidden = nn.Buffer(lstm_states[0].detach().mean(0))
+        self.initial_state.cell = nn.Buffer(lstm_states[1].detach().mean(0))
 
     def _word_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None

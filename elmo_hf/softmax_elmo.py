@@ -63,7 +63,8 @@ class ElmoSoftmax(nn.Module):
         As `loss`, against `num_sampled_words` words instead of all (Jean et al., 2015; `tf.nn.sampled_softmax_loss`).
         Smaller than `loss` and no likelihood: for gradients, never for a perplexity.
         """
-        sampled, tries = sample_words(self.num_sampled_words, len(self.bias), features.device)
+        number = len(self.bias) - 1 if self.num_sampled_words is None else self.num_sampled_words
+        sampled, tries = sample_words(number, len(self.bias), features.device)
         # Each logit less the logarithm of how often its word is expected in the sample.
         weight, bias = self.weight[sampled], self.bias[sampled] - _log_expected_count(sampled, tries, len(self.bias))
         logits = F.linear(features, weight, bias.to(weight.dtype)).float()

@@ -118,7 +118,8 @@ def test_a_converted_checkpoint_is_trained_on_with_a_new_softmax(
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     mode: list[str], config_dir: Path, texts: list[str], tmp_path: Path
 ):
-    options = [*texts, *mode, *"--rows 4 --unroll-steps 5 --sampled-words 9 --save-steps 2".split()]
+    texts += ["--rows", "4", "--unroll-steps", "5", "--sampled-words", "9", "--save-steps", "2"]
+    options: list[Any] = texts + mode
     whole = pretrain(config_dir, *options, "--output", tmp_path / "whole", "--max-steps", "4")
     part = pretrain(config_dir, *options, "--output", tmp_path / "part", "--max-steps", "2")
     # The text is not read again.

@@ -117,7 +117,7 @@ def convert_checkpoint(
         difference = verify_folder(folder, options_file, weight_file, progress) if verify else None
         conversion = Conversion(
             folder=Path(output_dir),
-            config=config,
+            config=config,  # type: ignore[arg-type]
             num_parameters=num_parameters,
             num_bytes=(folder / "model.safetensors").stat().st_size,
             sha256=_sha256([options_file, weight_file], progress),
