@@ -98,15 +98,15 @@ def compare(task: Task, arguments: argparse.Namespace, seeds: int, name: str) ->
 
 def comparison_table(options: argparse.Namespace) -> Table:
     tasks = {
-        "WNUT-17, entity F1": (finetune_ner, options.wnut),
-        "polarity, accuracy": (finetune_classification, options.polarity),
+        "WNUT-17, entity F1": (finetune_ner, options.wnut, 8),
+        "polarity, accuracy": (finetune_classification, options.polarity, 3),
     }
     columns = {}
-    for name, (example, folder) in tasks.items():
+    for name, (example, folder, epochs) in tasks.items():
         if folder is None:
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            given = [options.model, "--data", str(folder), "--output", temporary, "--epochs", str(options.epochs)]
+            given = [options.model, "--data", str(folder), "--epochs", str(options.epochs or epochs)]
             arguments = option_parser(name, temporary).parse_args(given)
             columns[name] = compare(example.read_task(folder, options.limit), arguments, options.seeds, name)
     table = Table(title=f"Test scores in percent, frozen biLM, {options.seeds} seeds")
@@ -187,7 +187,7 @@ def main():
     parser.add_argument("--wnut", type=Path, help="folder of WNUT-17, as for examples.finetune_ner")
     parser.add_argument("--polarity", type=Path, help="folder of sentence polarity")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, help="8 on WNUT-17 and 3 on polarity when not given")
     parser.add_argument("--limit", type=int, help="no more examples than this of each part of the data")
     parser.add_argument("--frozen", action="store_true", help="measure training steps instead")
     parser.add_argument("--rounds", type=int, default=3, help="of the steps, of which the fastest counts")

@@ -58,11 +58,11 @@ def option_parser(documentation: str, output: str) -> argparse.ArgumentParser:
     add("--features", choices=FEATURES, default="elmo", help="all layers, word vectors alone, or random weights")
     add("--freeze", action=argparse.BooleanOptionalAction, default=True, help="train the mix and the head alone")
     add("--epochs", type=int, default=10)
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=16)
     add("--learning-rate", type=float, default=2e-3, help="of the mix and the head")
     add("--bilm-learning-rate", type=float, default=1e-5, help="of the biLM, with --no-freeze")
     add("--head-lstm-size", type=int, default=100, help="width of one direction of the head's BiLSTM; 0: none")
-    add("--dropout", type=float, default=0.5, help="on the mix that the head reads")
+    add("--dropout", type=float, default=0.3, help="on the mix that the head reads")
     add("--seed", type=int, default=0)
     add("--limit", type=int, help="no more examples than this of each part of the data")
     return parser
