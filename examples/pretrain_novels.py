@@ -114,7 +114,6 @@ def draw_curve(history: list[dict], path: Path) -> None:
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=direction)
     right.set(xlabel="batches of 2,560 words", ylabel="perplexity", title="five novels kept aside, full softmax")
-    right.set_yscale("log")
     right.legend()
     figure.savefig(path, dpi=110)
 

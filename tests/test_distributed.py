@@ -56,6 +56,8 @@ def train(case: str, folder: Path) -> dict[str, Tensor]:
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
+        # Seconds, after which a process that waits for the other one in vain gives up.
+        ddp_timeout=300,
         **overrides,
     )
     collator = DataCollatorForTokenClassification(tokenizer)
@@ -70,7 +72,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[st
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(NUM_PROCESSES)]
     command += ["-m", "tests.test_distributed", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return torch.load(folder / "weights.pt")
 
