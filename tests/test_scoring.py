@@ -77,9 +77,7 @@ def test_text_without_a_word_has_no_perplexity():
 @torch.no_grad()
 def test_warm_state_is_the_average_after_each_sentence():
     model, tokenizer = language_model(), word_tokenizer()
-    after = [
-        model(**tokenizer([words], is_split_into_words=True, return_tensors="pt")).lstm_states for words in TEXT
-    ]
+    after = [model(**tokenizer([words], is_split_into_words=True, return_tensors="pt")).lstm_states for words in TEXT]
     warm_up(model.elmo, tokenizer, [*TEXT, []])
     hidden, cell = (torch.cat(states).mean(0) for states in zip(*after, strict=True))
     torch.testing.assert_close(model.elmo.initial_state.hidden, hidden)
