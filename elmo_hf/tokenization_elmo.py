@@ -393,6 +393,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         super().__init__(
             word_splitter=word_splitter,
             max_characters_per_token=max_characters_per_token,
+            word_vocab_file=word_vocab_file,
             pad_token=pad_token,
             **kwargs,
         )

@@ -79,6 +79,10 @@ WRONG_VALUES = [
     ({"word_cache_size": -1}, ValueError, "`word_cache_size` must be at least 0, was: -1."),
     ({"head_lstm_size": 0}, ValueError, "`head_lstm_size` must be at least 1, was: 0."),
     ({"classifier_dropout": 1.0}, ValueError, "`classifier_dropout` must be at least 0 and less than 1, was: 1.0."),
+    ({"word_vocab_size": 3}, ValueError, "`word_vocab_size` must be at least 4, was: 3."),
+    ({"num_sampled_words": 0}, ValueError, "`num_sampled_words` must be at least 1, was: 0."),
+    ({"bilm_dropout": 1.0}, ValueError, "`bilm_dropout` must be at least 0 and less than 1, was: 1.0."),
+    ({"fixed_initial_state": 1}, TypeError, "`fixed_initial_state` must be true or false, was: 1."),
     ({"sentence_pooling": "sum"}, ValueError, "`sentence_pooling` must be mean or max or last, was: 'sum'."),
 ]
 
@@ -119,6 +123,10 @@ NOT_DEFAULT: dict[str, Any] = {
     "head_lstm_size": 5,
     "classifier_dropout": 0.125,
     "sentence_pooling": "last",
+    "word_vocab_size": 30,
+    "num_sampled_words": 9,
+    "bilm_dropout": 0.25,
+    "fixed_initial_state": True,
 }
 
 
