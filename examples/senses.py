@@ -26,8 +26,8 @@ QUERIES = (
     ("play", "My little sister wants to play with her doll."),
     ("bank", "They sat down on the bank and threw stones into the river."),
     ("bank", "His uncle owned a bank in the City."),
-    ("match", "He lighted the candle with his last match."),
-    ("match", "The countess hoped for a rich match for her niece."),
+    ("rose", "He picked a red rose from the hedge and put it in his coat."),
+    ("rose", "The whole company rose and drank the health of the bride."),
 )
 
 
