@@ -112,8 +112,6 @@ def test_a_converted_checkpoint_is_trained_on_with_a_new_softmax(
     torch.testing.assert_close(bilm_weights(tmp_path / "new"), bilm_weights(reference_model_dir), rtol=0, atol=0)
 
 
-# transformers 4 doubts the clock when it writes two checkpoints within a second.
-@pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")
 @pytest.mark.parametrize("mode", [[], ["--sentences"]], ids=["windows", "sentences"])
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     mode: list[str], config_dir: Path, texts: list[str], tmp_path: Path
