@@ -105,7 +105,9 @@ class ElmoCharConvolution(nn.Conv1d):
         # (words, windows, width, char_embedding_dim)
         windows = character_embeds.unfold(1, width, 1).transpose(2, 3)
         # Two-dimensional, because three would become a small product for each word.
-        products = F.linear(windows.flatten(0, 1).flatten(1), self.weight.transpose(1, 2).flatten(1))
+        # Not transposed: its gradient would be, and several processes exchange gradients in the order of the weight.
+        weight = torch.cat(self.weight.unbind(2), dim=1)
+        products = F.linear(windows.flatten(0, 1).flatten(1), weight)
         # The padding character is not masked: its windows take part in the maximum.
         highest = products.unflatten(0, windows.shape[:2]).amax(1)
         return highest + self.bias.to(highest.dtype)
@@ -1084,6 +1086,8 @@ class ElmoHead(ElmoPreTrainedModel):
                 "`keep_sentence_boundaries` must be False for a head, whose labels count words, was: True."
             )
         self.elmo = ElmoModel(config)
+        # A head reads the first mix; a gradient of the others is what processes that train together would wait for.
+        self.elmo.scalar_mixes[1:].requires_grad_(False)
         self.context = ElmoHeadLstm(config) if config.head_lstm_size is not None else None
         width = 2 * config.head_lstm_size if config.head_lstm_size is not None else config.hidden_size
         self.dropout = nn.Dropout(config.classifier_dropout)
