@@ -1,15 +1,15 @@
-"""Fixtures for all tests: the reference biLM as it was published and as a Hub folder, and a process without us."""
+"""Fixtures for all tests: the reference biLM as it was published and as a Hub folder, and new processes."""
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.interpreter import Interpreter
 from tests.reference import reference_folder
-from tests.stranger import Stranger
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,28 @@ def reference_model_dir(reference_dir: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
-    with Stranger(tmp_path_factory.mktemp("stranger")) as stranger:
-        yield stranger
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    with Interpreter(tmp_path_factory.mktemp("interpreter")) as interpreter:
+        yield interpreter
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interpreter_gets_ready(request: pytest.FixtureRequest) -> None:
+    """Its imports take as long as a hundred tests. They run meanwhile, where there is a second core."""
+    if any("interpreter" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("interpreter")
+
+
+@pytest.fixture(scope="session")
+def run_as_stranger(interpreter: Interpreter) -> Callable[..., str]:
+    """Runs a script where neither this package nor h5py can be imported, and returns what it logged."""
+
+    def run(script: str, *arguments: str | Path) -> str:
+        done = interpreter.run(script, *arguments, without=["elmo_hf", "h5py"])
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,8 +5,9 @@ import importlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import pytest
@@ -18,7 +19,6 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 import elmo_hf
 from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
 from elmo_hf.configuration_elmo import AUTO_MAP
-from tests.stranger import Stranger
 from tests.tiny import character_ids, tiny_model
 
 PACKAGE = Path(elmo_hf.__file__).parent
@@ -67,18 +67,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Elsewhere:
+class Elsewhere(NamedTuple):
     """What a process that cannot import `elmo_hf` made of a folder."""
 
-    def __init__(self, stranger: Stranger, folder: Path, workspace: Path):
-        self.again, results = workspace / "again", workspace / "results.pt"
-        stranger.run(ELSEWHERE.format(texts=TEXTS), folder, self.again, results)
-        self.values: dict[str, Any] = torch.load(results, weights_only=True)
+    again: Path
+    values: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def elsewhere(stranger: Stranger, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
-    return Elsewhere(stranger, folder, tmp_path_factory.mktemp("elsewhere"))
+def elsewhere(
+    run_as_stranger: Callable[..., str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Elsewhere:
+    workspace = tmp_path_factory.mktemp("elsewhere")
+    again, results = workspace / "again", workspace / "results.pt"
+    run_as_stranger(ELSEWHERE.format(texts=TEXTS), folder, again, results)
+    return Elsewhere(again, torch.load(results, weights_only=True))
 
 
 def outputs_of(folder: Path) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from elmo_hf import (
     ElmoTokenizer,
     pipelines_elmo,
 )
-from tests.stranger import Stranger
 from tests.tiny import tiny_config
 
 TEXT = "Élodie Durand's naïve friend lives in New York, near the U.S. Senate."
@@ -259,7 +258,9 @@ with open(output, "w") as file:
 """
 
 
-def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(stranger: Stranger, tmp_path: Path):
+def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(
+    run_as_stranger: Callable[..., str], tmp_path: Path
+):
     expected, folders = {}, {}
     tokenizer = ElmoTokenizer()
     ids = tokenizer([TEXT], return_tensors="pt")["input_ids"]
@@ -275,7 +276,7 @@ def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(
         tokenizer.save_pretrained(folders[name])
         with torch.no_grad():
             expected[name] = model(ids.unsqueeze(1) if name == "MultipleChoice" else ids)[0]
-    log = stranger.run(REMOTE_CODE, json.dumps(folders), TEXT, tmp_path / "result.json")
+    log = run_as_stranger(REMOTE_CODE, json.dumps(folders), TEXT, tmp_path / "result.json")
     assert "not supported" not in log
     given = json.loads((tmp_path / "result.json").read_text())
     for name, logits in expected.items():

@@ -1,24 +1,18 @@
 """The README's example runs as it stands and prints what the README says."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import elmo_hf
+from tests.interpreter import Interpreter
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_first_example_of_the_readme_prints_what_the_readme_shows(tmp_path: Path):
+def test_the_first_example_of_the_readme_prints_what_the_readme_shows(interpreter: Interpreter):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code, output = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL)[0]
-    environment = {**os.environ, "PYTHONPATH": str(Path(elmo_hf.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = interpreter.run(code)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == output

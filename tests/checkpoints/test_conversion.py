@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,6 @@ from elmo_hf.checkpoints.bilm_hdf5 import read_model, read_options, read_weights
 from elmo_hf.checkpoints.conversion import convert_checkpoint, export_checkpoint
 from elmo_hf.checkpoints.reference import reference_layers
 from tests.checkpoints.random_checkpoint import Checkpoint, assert_same_bits
-from tests.stranger import Stranger
 
 # --- the plain computation -------------------------------------------------------------------------------------------
 
@@ -89,9 +89,9 @@ torch.save(list(outputs.hidden_states), output)
 
 
 def test_a_folder_loads_bit_equal_where_elmo_hf_cannot_be_imported(
-    stranger: Stranger, reference_model_dir: Path, reference_dir: Path, tmp_path: Path
+    run_as_stranger: Callable[..., str], reference_model_dir: Path, reference_dir: Path, tmp_path: Path
 ):
-    stranger.run(REMOTE_CODE, reference_model_dir, tmp_path / "layers.pt")
+    run_as_stranger(REMOTE_CODE, reference_model_dir, tmp_path / "layers.pt")
 
     model = read_model(reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
     tokenizer = ElmoTokenizer()

@@ -6,11 +6,9 @@ time, because nobody promises that libhdf5 survives them.
 """
 
 import json
-import os
 import random
 import resource
-import subprocess
-import sys
+import signal
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -28,6 +26,7 @@ from hypothesis import strategies as st
 
 from elmo_hf.checkpoints.bilm_hdf5 import read_options, read_weights, tensor_table
 from tests.checkpoints.random_checkpoint import write_random_checkpoint
+from tests.interpreter import Interpreter
 
 OPTIONS_MUTATIONS = 200
 DATASET_MUTATIONS = 120
@@ -261,8 +260,9 @@ def damaged(data: bytes, seed: int) -> bytes:
 
 
 def read_damaged(folder: Path):
-    """In a process of its own: prints the outcome of each mutation of the checkpoint in `folder`, a line each."""
+    """For a process of its own: prints the outcome of each mutation of the checkpoint in `folder`, a line each."""
     resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
+    signal.alarm(120)
     data = (folder / "weights.hdf5").read_bytes()
     target = folder / "damaged.hdf5"
     for seed in range(BYTE_MUTATIONS):
@@ -270,16 +270,20 @@ def read_damaged(folder: Path):
         print(outcome(folder / "options.json", target), flush=True)
 
 
-def test_weights_with_damaged_bytes_give_a_model_or_one_clear_error(whole: tuple[str, bytes], tmp_path: Path):
+READ_DAMAGED = """
+import sys
+from pathlib import Path
+from tests.checkpoints.test_fuzz import read_damaged
+read_damaged(Path(sys.argv[1]))
+"""
+
+
+def test_weights_with_damaged_bytes_give_a_model_or_one_clear_error(
+    whole: tuple[str, bytes], interpreter: Interpreter, tmp_path: Path
+):
     written(tmp_path, *whole)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-W", "error", "-m", "tests.checkpoints.test_fuzz", str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = interpreter.run(READ_DAMAGED, tmp_path)
     outcomes = done.stdout.split()
     # On a crash, the number of lines is the seed that did it.
     assert (done.returncode, len(outcomes)) == (0, BYTE_MUTATIONS), done.stderr[-2000:]
     assert set(outcomes) == {"read", "ValueError"}
-
-
-if __name__ == "__main__":
-    read_damaged(Path(sys.argv[1]))
