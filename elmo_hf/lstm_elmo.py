@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 # Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
@@ -120,6 +121,10 @@ class WeightCache:
 
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Any], variant: Any = None) -> Any:
         """What `compute` gave for these weights, and for this `variant` of it."""
+        if not all(isinstance(weight, Parameter) for weight in weights):
+            # Made for this call (an adapter's sum, say): the next one may have the same address and version.
+            self._entry = None
+            return compute()
         # Read once: another thread may replace it.
         entry = self._entry
         identities = [variant, *map(_identity, weights)]
@@ -165,20 +170,23 @@ def lstm_inference(
     Returns:
         (..., N, projection_dim) outputs and both states of each sentence after its last word.
     """
-    outputs = inputs.new_empty(*inputs.shape[:-1], hidden.shape[-1])
+    outputs = [hidden[..., :0, :]]
     final_hidden, cell = hidden.clone(), cell.clone()
     size = cell.shape[-1]
-    start = 0
+    start, before = 0, hidden.shape[-2]
     for steps in _slices(batch_sizes):
-        # (..., positions of these steps, 4 * cell_size)
-        slice_gates = products.inputs(inputs[..., start : start + sum(steps), :])
-        offset = 0
-        for running in steps:
-            gates = slice_gates[..., offset : offset + running, :]
-            gates += products.recurrent(hidden[..., :running, :])
+        end = start + sum(steps)
+        # One (..., running, 4 * cell_size) tensor a step.
+        slice_gates = products.inputs(inputs[..., start:end, :]).split(steps, dim=-2)
+        start = end
+        for running, gates in zip(steps, slice_gates, strict=True):
+            if running < before:
+                # Rows that have ended keep their last value.
+                final_hidden[..., running:before, :] = hidden[..., running:, :]
+                hidden, before = hidden[..., :running, :], running
+            gates += products.recurrent(hidden)
             _activate(gates, size)
             input_gate, forget_gate, candidate, output_gate = gates.split(size, dim=-1)
-            # Rows that have ended keep their last value.
             memory = cell[..., :running, :]
             memory.mul_(forget_gate).addcmul_(input_gate, candidate)
             if clips.cell is not None:
@@ -186,11 +194,9 @@ def lstm_inference(
             hidden = products.projection(torch.tanh(memory).mul_(output_gate))
             if clips.projection is not None:
                 hidden.clamp_(-clips.projection, clips.projection)
-            outputs[..., start : start + running, :] = hidden
-            final_hidden[..., :running, :] = hidden
-            start += running
-            offset += running
-    return outputs, final_hidden, cell
+            outputs.append(hidden)
+    final_hidden[..., :before, :] = hidden
+    return torch.cat(outputs, dim=-2), final_hidden, cell
 
 
 def _slices(batch_sizes: list[int]) -> Iterator[list[int]]:

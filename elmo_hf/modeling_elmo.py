@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -50,6 +51,9 @@ PADDING_CHARACTER = 261
 
 # Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
 WORDS_PER_CHUNK = 128
+
+# Elements of a recurrent weight up to which a step on a CPU takes as long as the calls that it is made of.
+SMALL_WEIGHT = 1 << 20
 
 # TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
 FORGET_BIAS = 1.0
@@ -154,7 +158,9 @@ class ElmoCharacterEncoder(nn.Module):
         parameters = list(self.parameters())
         on_cpu = all(tensor.device.type == "cpu" for tensor in (character_ids, *parameters))
         in_full = on_cpu and not torch.is_autocast_enabled("cpu") and not needs_gradient(*parameters)
-        if not in_full or not self.word_cache_size:
+        # An adapter (PEFT) can be turned off, which no parameter tells.
+        adapted = any(hasattr(module, "disable_adapters") for module in self.modules())
+        if not in_full or adapted or not self.word_cache_size:
             self._word_vectors.clear()
             return self._encode_by_length(character_ids)
         store = self._word_vectors.get(parameters, lambda: WordVectorStore(self.word_cache_size))
@@ -229,6 +235,11 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         Returns:
             (N, projection_dim) outputs and the state of each sentence after its last word, as it came in.
         """
+        if self.gradient_checkpointing and self.training and is_parametrized(self):
+            raise ValueError(
+                "LSTM weights with an adapter cannot be trained with gradient checkpointing, which would compute the "
+                "layer again without it. Train without `gradient_checkpointing`."
+            )
         if lengths is not None:
             results = lstm_traced(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths)
         else:
@@ -250,7 +261,10 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         first dimension of 2 and both layers run in the same products.
         """
         layers = [self] if beside is None else [self, beside]
-        parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        # Asked for by name: with an adapter (PEFT) they are sums, of which `parameters()` knows but one half.
+        tensors = [
+            tensor for layer in layers for tensor in (layer.weight_ih, layer.weight_hh, layer.bias, layer.weight_hr)
+        ]
         device_type = inputs.device.type
         # Autocast does not reach into a function with a backward pass of its own, nor into prepared weights.
         autocast = torch.is_autocast_enabled(device_type)
@@ -262,7 +276,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
             return single[0] if beside is None else LstmWeights(*map(torch.stack, zip(*single, strict=True)))
 
         with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
-            if needs_gradient(inputs, hidden, cell, *parameters):
+            if needs_gradient(inputs, hidden, cell, *tensors):
                 self._products.clear()
                 self._single_products.clear()
                 return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
@@ -270,7 +284,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
                 # The two kinds are kept apart, so that texts of both kinds in turn do not prepare them anew.
                 single = len(hidden) == 1
                 cache = self._single_products if single else self._products
-                products = cache.get(parameters, lambda: prepare_products(weights(), single), dtype)
+                products = cache.get(tensors, lambda: prepare_products(weights(), single), dtype)
             else:
                 products = prepare_products(weights())
             return lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
@@ -326,14 +340,17 @@ class ElmoEncoder(nn.Module):
         return layers, (hidden, cell)
 
     def _batches_directions(self, packed_words: PackedWords) -> bool:
-        """Whether both directions share their products: half the kernels to launch, where launches are what costs."""
+        """Whether both directions share their products: half the calls, where calls and not the products are slow."""
         layers = [*self.forward_layers, *self.backward_layers]
         devices = {parameter.device for layer in layers for parameter in layer.parameters()}
-        # Hooks (offloading, sharding) and checkpointing work on calls of the layers themselves.
-        plain = not any(layer.gradient_checkpointing or hasattr(layer, "_hf_hook") for layer in layers)
-        return (
-            plain and packed_words.lengths is None and len(devices) == 1 and devices.pop().type not in ("cpu", "meta")
+        # Hooks (offloading, sharding), adapters and checkpointing work on calls of the layers themselves.
+        plain = not any(
+            getattr(layer, "gradient_checkpointing", True) or hasattr(layer, "_hf_hook") for layer in layers
         )
+        if not plain or packed_words.lengths is not None or len(devices) != 1:
+            return False
+        kind = devices.pop().type
+        return layers[0].weight_hh.numel() <= SMALL_WEIGHT if kind == "cpu" else kind != "meta"
 
     def _run_direction(
         self, layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords

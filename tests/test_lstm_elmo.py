@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -158,6 +159,33 @@ def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
         torch.testing.assert_close(one, two)
 
 
+@pytest.fixture
+def large_layers(monkeypatch):
+    """Tiny layers are treated as those whose directions do not share products on a CPU."""
+    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_WEIGHT", 0)
+
+
+@pytest.fixture(params=["small layers", "large layers"])
+def either_size(request):
+    if request.param == "large layers":
+        request.getfixturevalue("large_layers")
+
+
+def test_directions_of_small_layers_share_their_steps(monkeypatch):
+    model, ids = tiny_model(), character_ids()
+    calls = mock.Mock(wraps=lstm_inference)
+    monkeypatch.setattr(elmo_hf.modeling_elmo, "lstm_inference", calls)
+    rows = []
+    for limit in (model.encoder.forward_layers[0].weight_hh.numel(), 0):
+        monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_WEIGHT", limit)
+        with torch.no_grad():
+            model(ids)
+        rows.append([call.args[0].shape[:-2] for call in calls.call_args_list])
+        calls.reset_mock()
+    assert rows == [[(2,)] * 2, [()] * 4]
+
+
+@pytest.mark.usefixtures("large_layers")
 def test_the_model_gives_the_same_with_the_directions_side_by_side(monkeypatch):
     model, ids = tiny_model(), character_ids()
     threads = torch.get_num_threads()
@@ -222,6 +250,7 @@ EDITS = [optimizer_step, edit_in_place, edit_one_element, edit_data, replace_dat
 
 
 @pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.usefixtures("either_size")
 def test_a_change_of_the_weights_is_noticed(edit):
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
@@ -236,6 +265,7 @@ def test_a_change_of_the_weights_is_noticed(edit):
         torch.testing.assert_close(after, fresh(ids).last_hidden_state)
 
 
+@pytest.mark.usefixtures("either_size")
 def test_copies_and_pickles_carry_no_prepared_weights():
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
@@ -245,6 +275,7 @@ def test_copies_and_pickles_carry_no_prepared_weights():
             assert torch.equal(twin(ids).last_hidden_state, expected)
 
 
+@pytest.mark.usefixtures("either_size")
 def test_prepared_weights_are_let_go_when_training_begins():
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
@@ -255,6 +286,7 @@ def test_prepared_weights_are_let_go_when_training_begins():
     assert model.character_encoder._word_vectors._entry is None
 
 
+@pytest.mark.usefixtures("either_size")
 def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
@@ -265,7 +297,7 @@ def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
 
 
 def test_a_weight_cache_computes_once_a_state_of_its_weights():
-    cache, weight, computed = WeightCache(), torch.ones(3), []
+    cache, weight, computed = WeightCache(), nn.Parameter(torch.ones(3), requires_grad=False), []
     for _ in range(2):
         cache.get([weight], lambda: computed.append(weight.clone()))
     cache.get([weight], lambda: computed.append(weight.clone()), variant=torch.bfloat16)
@@ -274,6 +306,7 @@ def test_a_weight_cache_computes_once_a_state_of_its_weights():
     assert [value.tolist() for value in computed] == [[1.0] * 3, [1.0] * 3, [2.0] * 3]
 
 
+@pytest.mark.usefixtures("either_size")
 @pytest.mark.parametrize("device_dtype", [torch.bfloat16, torch.float16])
 def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
     model, ids = tiny_model(), character_ids()
@@ -289,6 +322,7 @@ def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_directions_run_side_by_side_wherever_there_are_two_threads_and_no_gradients(monkeypatch):
     model, ids, calls = tiny_model(), character_ids(), []
     monkeypatch.setattr(

@@ -684,7 +684,7 @@ def test_gradients_with_respect_to_hidden_states_are_the_mixing_weights():
 def test_gradient_checkpointing_computes_the_layers_again_and_gives_the_same_gradients(use_reentrant: bool):
     model, calls = tiny_model(dropout=0.0).train(), []
     expected = gradients_of(model, character_ids())
-    layer = model.encoder.backward_layers[1]
+    layer = model.encoder.forward_layers[1]
     run = layer.run
 
     def counted(*args: Any) -> Any:
