@@ -52,8 +52,10 @@ PADDING_CHARACTER = 261
 # Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
 WORDS_PER_CHUNK = 128
 
-# Elements of a recurrent weight up to which a step on a CPU takes as long as the calls that it is made of.
+# Up to so many elements of a recurrent weight and so many sentences, a step on a CPU takes as long as the calls that
+# it is made of.
 SMALL_WEIGHT = 1 << 20
+SMALL_BATCH = 32
 
 # TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
 FORGET_BIAS = 1.0

@@ -171,18 +171,22 @@ def either_size(request):
         request.getfixturevalue("large_layers")
 
 
-def test_directions_of_small_layers_share_their_steps(monkeypatch):
+def test_directions_of_small_layers_share_the_steps_of_small_batches(monkeypatch):
     model, ids = tiny_model(), character_ids()
     calls = mock.Mock(wraps=lstm_inference)
     monkeypatch.setattr(elmo_hf.modeling_elmo, "lstm_inference", calls)
-    rows = []
-    for limit in (model.encoder.forward_layers[0].weight_hh.numel(), 0):
-        monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_WEIGHT", limit)
+
+    def leading_shapes() -> list[torch.Size]:
+        calls.reset_mock()
         with torch.no_grad():
             model(ids)
-        rows.append([call.args[0].shape[:-2] for call in calls.call_args_list])
-        calls.reset_mock()
-    assert rows == [[(2,)] * 2, [()] * 4]
+        return [call.args[0].shape[:-2] for call in calls.call_args_list]
+
+    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_WEIGHT", model.encoder.forward_layers[0].weight_hh.numel())
+    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_BATCH", len(ids))
+    assert leading_shapes() == [(2,)] * 2
+    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_BATCH", 1)
+    assert leading_shapes() == [()] * 4
 
 
 @pytest.mark.usefixtures("large_layers")

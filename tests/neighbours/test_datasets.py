@@ -1,4 +1,4 @@
-"""datasets: tokenizing in `map`, on the fly and from a stream, and tables of character ids that come back from disk."""
+"""datasets: tokenizing in `map`, on the fly and from a stream, and tables of character ids read back from disk."""
 
 from collections.abc import Callable
 from pathlib import Path
