@@ -344,15 +344,16 @@ class ElmoEncoder(nn.Module):
     def _batches_directions(self, packed_words: PackedWords) -> bool:
         """Whether both directions share their products: half the calls, where calls and not the products are slow."""
         layers = [*self.forward_layers, *self.backward_layers]
-        devices = {parameter.device for layer in layers for parameter in layer.parameters()}
         # Hooks (offloading, sharding), adapters and checkpointing work on calls of the layers themselves.
-        plain = not any(
-            getattr(layer, "gradient_checkpointing", True) or hasattr(layer, "_hf_hook") for layer in layers
-        )
-        if not plain or packed_words.lengths is not None or len(devices) != 1:
+        if any(hasattr(layer, "_hf_hook") or getattr(layer, "gradient_checkpointing", True) for layer in layers):
             return False
-        kind = devices.pop().type
-        return layers[0].weight_hh.numel() <= SMALL_WEIGHT if kind == "cpu" else kind != "meta"
+        devices = {parameter.device for layer in layers for parameter in layer.parameters()}
+        if packed_words.lengths is not None or len(devices) != 1:
+            return False
+        device_type = devices.pop().type
+        if device_type == "cpu":
+            return layers[0].weight_hh.numel() <= SMALL_WEIGHT and len(packed_words.sorted_rows) <= SMALL_BATCH
+        return device_type != "meta"
 
     def _run_direction(
         self, layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
