@@ -147,7 +147,8 @@ def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, al
     table.caption = (
         f"best against best: {best['elmo_hf'] / best['AllenNLP']:.1f} x AllenNLP, "
         f"against AllenNLP one sentence at a time ({one_by_one:.0f}): {best['elmo_hf'] / one_by_one:.1f} x; "
-        f"sgemm {peak / 1e9:.0f} GFLOP/s, LSTM work alone counted"
+        f"sgemm {peak / 1e9:.0f} GFLOP/s, LSTM work alone counted, which at that rate would be "
+        f"{peak * num_words(corpus) / (useful_work(ours.config) * positions) / best['AllenNLP']:.1f} x AllenNLP"
     )
     return table
 
