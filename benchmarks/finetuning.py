@@ -75,12 +75,14 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def compare(task: Task, arguments: argparse.Namespace, seeds: int, name: str) -> dict[str, list[float]]:
-    """Test scores of each kind of features, one a seed, and of the majority."""
+def compare(
+    task: Task, arguments: argparse.Namespace, kinds: Sequence[str], seeds: int, name: str
+) -> dict[str, list[float]]:
+    """Test scores of each kind of features, one a seed, and of the majority. Prints each as soon as it is known."""
     task.collator = lambda tokenizer: collate
-    found: dict[str, list[float]] = {"majority": [], **{features: [] for features in FEATURES}}
+    found: dict[str, list[float]] = {"majority": [], **{features: [] for features in kinds}}
     data: dict[str, list[dict[str, Any]]] = {}
-    runs = [(features, seed) for features in FEATURES for seed in range(seeds)]
+    runs = [(features, seed) for features in kinds for seed in range(seeds)]
     for features, seed in track(runs, description=name, console=console):
         arguments.features, arguments.seed = features, seed
         model, tokenizer = load_model(task, arguments)
@@ -92,6 +94,7 @@ def compare(task: Task, arguments: argparse.Namespace, seeds: int, name: str) ->
         trainer.train()
         rows = scores(task, trainer, data)
         found[features].append(rows["model, test"][task.best])
+        console.print(f"{name}, {features}, seed {seed}: {100 * found[features][-1]:.1f}")
         found["majority"] = [rows["majority, test"][task.best]]
     return found
 
@@ -108,12 +111,13 @@ def comparison_table(options: argparse.Namespace) -> Table:
         with tempfile.TemporaryDirectory() as temporary:
             given = [options.model, "--data", str(folder), "--epochs", str(options.epochs or epochs)]
             arguments = option_parser(name, temporary).parse_args(given)
-            columns[name] = compare(example.read_task(folder, options.limit), arguments, options.seeds, name)
+            task = example.read_task(folder, options.limit)
+            columns[name] = compare(task, arguments, options.features or FEATURES, options.seeds, name)
     table = Table(title=f"Test scores in percent, frozen biLM, {options.seeds} seeds")
     table.add_column("features")
     for name in columns:
         table.add_column(name, justify="right")
-    for row in ("majority", *FEATURES):
+    for row in ("majority", *(options.features or FEATURES)):
         table.add_row(row, *(_mean_and_deviation(column[row]) for column in columns.values()))
     return table
 
@@ -186,6 +190,7 @@ def main():
     parser.add_argument("model", nargs="?", help="folder or Hub name of an ELMo")
     parser.add_argument("--wnut", type=Path, help="folder of WNUT-17, as for examples.finetune_ner")
     parser.add_argument("--polarity", type=Path, help="folder of sentence polarity")
+    parser.add_argument("--features", choices=FEATURES, action="append", help="all kinds without it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="8 on WNUT-17 and 3 on polarity when not given")
     parser.add_argument("--limit", type=int, help="no more examples than this of each part of the data")

@@ -298,8 +298,8 @@ def warm(
     with _one_line_errors():
         if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
             raise FileExistsError(f"{output_dir}: must be a new or empty folder, was there already.")
-        tokenizer = ElmoTokenizer.from_pretrained(model_dir)
         is_language_model = "ElmoForPreTraining" in (_config(model_dir, None).architectures or ())
+        tokenizer = ElmoTokenizer.from_pretrained(model_dir)
         model = (ElmoForPreTraining if is_language_model else ElmoModel).from_pretrained(model_dir).eval()
         warm_up(model.base_model, tokenizer, islice(read_lines(text), sentences))
         model.save_pretrained(output_dir)

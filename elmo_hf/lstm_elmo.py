@@ -170,16 +170,18 @@ def lstm_inference(
     Returns:
         (..., N, projection_dim) outputs and both states of each sentence after its last word.
     """
-    outputs = [hidden[..., :0, :]]
+    # Written step by step: small tensors that are kept among large ones that are not would fragment the memory.
+    outputs = inputs.new_empty(*inputs.shape[:-1], hidden.shape[-1])
     final_hidden, cell = hidden.clone(), cell.clone()
     size = cell.shape[-1]
     start, before = 0, hidden.shape[-2]
     for steps in _slices(batch_sizes):
         end = start + sum(steps)
-        # One (..., running, 4 * cell_size) tensor a step.
+        # One (..., running, 4 * cell_size) and one (..., running, projection_dim) tensor a step.
         slice_gates = products.inputs(inputs[..., start:end, :]).split(steps, dim=-2)
+        slice_outputs = outputs[..., start:end, :].split(steps, dim=-2)
         start = end
-        for running, gates in zip(steps, slice_gates, strict=True):
+        for running, gates, output in zip(steps, slice_gates, slice_outputs, strict=True):
             if running < before:
                 # Rows that have ended keep their last value.
                 final_hidden[..., running:before, :] = hidden[..., running:, :]
@@ -194,9 +196,9 @@ def lstm_inference(
             hidden = products.projection(torch.tanh(memory).mul_(output_gate))
             if clips.projection is not None:
                 hidden.clamp_(-clips.projection, clips.projection)
-            outputs.append(hidden)
+            output.copy_(hidden)
     final_hidden[..., :before, :] = hidden
-    return torch.cat(outputs, dim=-2), final_hidden, cell
+    return outputs, final_hidden, cell
 
 
 def _slices(batch_sizes: list[int]) -> Iterator[list[int]]:

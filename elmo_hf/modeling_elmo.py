@@ -870,6 +870,8 @@ class ElmoForPreTrainingOutput(ModelOutput):
         backward_loss: () the same of the backward direction.
         lstm_hidden: (batch, layers, 2, projection_dim) states of both directions at the end.
         lstm_cell: (batch, layers, 2, cell_size) the cells that belong to them.
+        hidden_states: one (batch, words, hidden_size) tensor a layer, the word vectors first, as of [`ElmoModel`]. Of
+            streams, each half is in the order in which its direction reads.
     """
 
     loss: Tensor | None = None
@@ -877,6 +879,7 @@ class ElmoForPreTrainingOutput(ModelOutput):
     backward_loss: Tensor | None = None
     lstm_hidden: Tensor | None = None
     lstm_cell: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
     @property
     def lstm_states(self) -> tuple[Tensor, Tensor]:
@@ -928,6 +931,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         labels: Tensor | None = None,
         backward_input_ids: Tensor | None = None,
         backward_labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> ElmoForPreTrainingOutput | tuple:
@@ -954,6 +958,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             )
             features, targets = self._neighbours(layers[-1], packed_words, mask, labels)
         outputs = ElmoForPreTrainingOutput(lstm_hidden=lstm_states[0], lstm_cell=lstm_states[1])
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            outputs.hidden_states = tuple(
+                packed_words.scatter(layer).unflatten(0, mask.shape)
+                if backward_input_ids is None
+                else layer.unflatten(0, input_ids.shape[1::-1]).transpose(0, 1)
+                for layer in layers
+            )
         if targets is not None:
             outputs.forward_loss, outputs.backward_loss = self._losses(features, targets)
             outputs.loss = (outputs.forward_loss + outputs.backward_loss) / 2

@@ -90,6 +90,23 @@ def test_streams_of_whole_sentences_give_their_loss():
 
 
 @torch.no_grad()
+def test_hidden_states_are_those_of_the_embedding_model():
+    model, inputs = language_model(), batch(TEXT)
+    found = model(**inputs, output_hidden_states=True).hidden_states
+    expected = model.elmo(inputs["input_ids"], output_hidden_states=True).hidden_states
+    assert len(found) == 3
+    torch.testing.assert_close(found, expected)
+    assert model(**inputs).hidden_states is None
+
+    # Two sentences of a length as streams, of which the second reads the other way round.
+    ids = inputs["input_ids"][:2, :4]
+    whole = model(ids, output_hidden_states=True, backward_input_ids=ids.flip(1)).hidden_states
+    layers, _ = model.elmo.read_streams(ids, ids.flip(1))
+    assert whole[-1].shape == (2, 4, model.config.hidden_size)
+    torch.testing.assert_close(whole[-1][1], layers[-1].view(4, 2, -1)[:, 1])
+
+
+@torch.no_grad()
 def test_state_is_carried_from_window_to_window():
     model, tokenizer = language_model(), word_tokenizer()
     words = ["<S>", *TEXT[0], "</S>", "<S>", *TEXT[1], "</S>"]
