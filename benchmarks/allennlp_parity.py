@@ -3,9 +3,11 @@ The same numbers as AllenNLP 2.10.1: every layer at three sizes, and every featu
 
     python -m benchmarks.allennlp_parity
     python -m benchmarks.allennlp_parity --sizes small --sentences tokenised.txt --number 50
+    python -m benchmarks.allennlp_parity --model elmo_hf/default_model
 
-Weights are random, drawn so that outputs are large and both clips are at work; sentences are the news sentences of the
-reference fixture, or a file with one tokenised sentence a line. AllenNLP reads the same hdf5 file with its own code.
+Weights are random, drawn so that outputs are large and both clips are at work, or those of a model, exported; sentences
+are the news sentences of the reference fixture, or a file with one tokenised sentence a line. AllenNLP reads the same
+hdf5 file with its own code.
 Exits with 1 when a value differs by more than 1e-4 or a vector's cosine is below 0.999999.
 """
 
@@ -29,6 +31,7 @@ from benchmarks.machine import describe
 from elmo_hf import ElmoConfig, ElmoModel
 from elmo_hf.allennlp import Elmo, batch_to_ids
 from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_options, write_weights
+from elmo_hf.checkpoints.conversion import export_checkpoint
 from tests.reference import reference_folder
 
 SIZES: dict[str, dict[str, int]] = {
@@ -93,6 +96,12 @@ class Files:
 
     options: Path
     weights: Path
+
+    @classmethod
+    def of_model(cls, model_dir: Path, folder: Path) -> "Files":
+        files = cls(folder / "options.json", folder / "weights.hdf5")
+        export_checkpoint(model_dir, files.options, files.weights)
+        return files
 
     @classmethod
     def of_random_weights(cls, config: ElmoConfig, folder: Path) -> "Files":
@@ -263,6 +272,7 @@ def as_table(what: str, comparisons: list[Comparison]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--model", type=Path, help="a folder to export and compare, instead of random weights")
     parser.add_argument("--sentences", type=Path, help="a file with one tokenised sentence a line")
     parser.add_argument("--number", type=int, help="how many sentences to take, at every size")
     parser.add_argument("--allennlp", type=Path, help="a wheel of AllenNLP 2.10.1, or its folder, unpacked")
@@ -275,11 +285,15 @@ def main() -> int:
     load_allennlp(arguments.allennlp)
     all_sentences = read_sentences(arguments.sentences)
     every: list[Comparison] = []
-    for size in arguments.sizes:
-        sentences = all_sentences[: arguments.number or NUM_SENTENCES[size]]
+    for size in arguments.sizes if arguments.model is None else [str(arguments.model)]:
+        sentences = all_sentences[: arguments.number or NUM_SENTENCES.get(size)]
         words = sum(map(len, sentences))
         with tempfile.TemporaryDirectory() as folder:
-            files = Files.of_random_weights(ElmoConfig(**SIZES[size]), Path(folder))
+            files = (
+                Files.of_random_weights(ElmoConfig(**SIZES[size]), Path(folder))
+                if arguments.model is None
+                else Files.of_model(arguments.model, Path(folder))
+            )
             layers, outputs_clipped, cells_clipped = compare_layers(files, sentences)
             console.print(
                 f"\n[bold]{size}[/], layers: {len(sentences)} sentences, {words} words; clipped are "
