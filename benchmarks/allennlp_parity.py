@@ -5,9 +5,9 @@ The same numbers as AllenNLP 2.10.1: every layer at three sizes, and every featu
     python -m benchmarks.allennlp_parity --sizes small --sentences tokenised.txt --number 50
     python -m benchmarks.allennlp_parity --model elmo_hf/default_model
 
-Weights are random, drawn so that outputs are large and both clips are at work, or those of a model, exported; sentences
-are the news sentences of the reference fixture, or a file with one tokenised sentence a line. AllenNLP reads the same
-hdf5 file with its own code.
+Weights are random, drawn so that outputs are large and both clips are at work, or those of a model, exported.
+Sentences are the news sentences of the reference fixture, or a file with one tokenised sentence a line. AllenNLP reads
+the same hdf5 file with its own code.
 Exits with 1 when a value differs by more than 1e-4 or a vector's cosine is below 0.999999.
 """
 

@@ -160,9 +160,9 @@ class ElmoCharacterEncoder(nn.Module):
         parameters = list(self.parameters())
         on_cpu = all(tensor.device.type == "cpu" for tensor in (character_ids, *parameters))
         in_full = on_cpu and not torch.is_autocast_enabled("cpu") and not needs_gradient(*parameters)
-        # An adapter (PEFT) can be turned off, which no parameter tells.
-        adapted = any(hasattr(module, "disable_adapters") for module in self.modules())
-        if not in_full or adapted or not self.word_cache_size:
+        # What hooks, buffers (pruning) and adapters (PEFT, which can be turned off) do, no parameter tells.
+        steady = not any(_has_hooks(module) or hasattr(module, "disable_adapters") for module in self.modules())
+        if not in_full or not steady or next(self.buffers(), None) is not None or not self.word_cache_size:
             self._word_vectors.clear()
             return self._encode_by_length(character_ids)
         store = self._word_vectors.get(parameters, lambda: WordVectorStore(self.word_cache_size))
@@ -197,6 +197,12 @@ class ElmoCharacterEncoder(nn.Module):
         return ids
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    # The last one is that of accelerate, which replaces `forward`.
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_hf_hook")
+    return any(getattr(module, name, None) for name in names)
+
+
 class ElmoLstmLayer(GradientCheckpointingLayer):
     """
     One LSTM layer in one direction, with a projected output and two clips (called `LSTMCell` with `num_proj` in
@@ -214,7 +220,14 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         self.weight_hh = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
         self.bias = nn.Parameter(torch.empty(4 * config.cell_size))
         self.weight_hr = nn.Parameter(torch.empty(config.projection_dim, config.cell_size))
-        self._products, self._single_products = WeightCache(), WeightCache()
+        # Kept apart, so that batches of all kinds in turn do not prepare them anew.
+        self._products, self._single_products, self._shared_products = WeightCache(), WeightCache(), WeightCache()
+
+    def _is_adapted(self) -> bool:
+        """Whether an adapter of PEFT stands on a weight, which it does for the time of a call."""
+        return is_parametrized(self) and any(
+            type(step).__module__.startswith("peft.") for steps in self.parametrizations.values() for step in steps
+        )
 
     def weights(self, dtype: torch.dtype | None = None) -> LstmWeights:
         """The weights, in `dtype` when given."""
@@ -237,7 +250,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         Returns:
             (N, projection_dim) outputs and the state of each sentence after its last word, as it came in.
         """
-        if self.gradient_checkpointing and self.training and is_parametrized(self):
+        if self.gradient_checkpointing and self.training and self._is_adapted():
             raise ValueError(
                 "LSTM weights with an adapter cannot be trained with gradient checkpointing, which would compute the "
                 "layer again without it. Train without `gradient_checkpointing`."
@@ -279,13 +292,15 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
 
         with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
             if needs_gradient(inputs, hidden, cell, *tensors):
-                self._products.clear()
-                self._single_products.clear()
+                for cache in (self._products, self._single_products, self._shared_products):
+                    cache.clear()
                 return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
             if inputs.device.type == "cpu":
-                # The two kinds are kept apart, so that texts of both kinds in turn do not prepare them anew.
-                single = len(hidden) == 1
-                cache = self._single_products if single else self._products
+                single = hidden.dim() == 2 and len(hidden) == 1
+                if beside is not None:
+                    cache = self._shared_products
+                else:
+                    cache = self._single_products if single else self._products
                 products = cache.get(tensors, lambda: prepare_products(weights(), single), dtype)
             else:
                 products = prepare_products(weights())
@@ -344,16 +359,20 @@ class ElmoEncoder(nn.Module):
     def _batches_directions(self, packed_words: PackedWords) -> bool:
         """Whether both directions share their products: half the calls, where calls and not the products are slow."""
         layers = [*self.forward_layers, *self.backward_layers]
-        # Hooks (offloading, sharding), adapters and checkpointing work on calls of the layers themselves.
-        if any(hasattr(layer, "_hf_hook") or getattr(layer, "gradient_checkpointing", True) for layer in layers):
+        if packed_words.lengths is not None or not all(map(self._may_be_passed_by, layers)):
             return False
         devices = {parameter.device for layer in layers for parameter in layer.parameters()}
-        if packed_words.lengths is not None or len(devices) != 1:
+        if len(devices) != 1:
             return False
         device_type = devices.pop().type
         if device_type == "cpu":
             return layers[0].weight_hh.numel() <= SMALL_WEIGHT and len(packed_words.sorted_rows) <= SMALL_BATCH
         return device_type != "meta"
+
+    @staticmethod
+    def _may_be_passed_by(layer: nn.Module) -> bool:
+        """Whether nothing (hooks, sharding, parametrizations, adapters, checkpointing) acts on calls of the layer."""
+        return type(layer) is ElmoLstmLayer and not _has_hooks(layer) and not layer.gradient_checkpointing
 
     def _run_direction(
         self, layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
@@ -498,6 +517,21 @@ class ElmoPreTrainedModel(PreTrainedModel):
     # and the softmax of the language model serves that one alone.
     _keys_to_ignore_on_load_unexpected = [r"scalar_mixes\.\d+\.", r"^softmax\."]
     _keys_to_ignore_on_load_missing = [r"scalar_mixes\.\d+\."]
+    # The first so many mixes are read; all of them when absent.
+    _num_mixes_read: int | None = None
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As of any model of transformers."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        # transformers 5 puts new parameters in the places of those that `__init__` made.
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_unread_mixes()
+        return loaded
+
+    def _freeze_unread_mixes(self):
+        """A gradient of mixes that nothing reads is what processes that train together would wait for."""
+        if self._num_mixes_read is not None:
+            self.base_model.scalar_mixes[self._num_mixes_read :].requires_grad_(False)
 
     def _init_weights(self, module: nn.Module):
         """Initialises as bilm-tf does, each standard deviation times `initializer_factor`."""
@@ -524,6 +558,9 @@ class ElmoPreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.gamma)
         if isinstance(module, nn.Conv1d | nn.Linear) and module.bias is not None:
             nn.init.constant_(module.bias, -2.0 * factor if isinstance(module, ElmoCarryGate) else 0.0)
+
+    def _returned(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
 
     def freeze_bilm(self):
         """
@@ -660,8 +697,6 @@ class ElmoModel(ElmoPreTrainedModel):
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
-        if return_dict is None:
-            return_dict = config.return_dict
 
         layers, lstm_states, packed_words, mask, leading_shape = self.read_sentences(
             input_ids, attention_mask, inputs_embeds, lstm_states
@@ -689,7 +724,7 @@ class ElmoModel(ElmoPreTrainedModel):
             lstm_cell=lstm_states[1],
             hidden_states=hidden_states,
         )
-        return outputs if return_dict else outputs.to_tuple()
+        return self._returned(outputs, return_dict)
 
     def read_sentences(
         self,
@@ -887,6 +922,11 @@ class ElmoForPreTrainingOutput(ModelOutput):
         return self.lstm_hidden, self.lstm_cell
 
 
+def _check_without_boundaries(config: ElmoConfig):
+    if config.keep_sentence_boundaries:
+        raise ValueError("`keep_sentence_boundaries` must be False for a model whose labels count words, was: True.")
+
+
 class WordLogProbabilities(NamedTuple):
     """
     Logarithms of the probabilities that both directions give to each word, in nats, 0 at padding: the forward
@@ -912,12 +952,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
     _auto_class = "AutoModelForPreTraining"
     # Its losses are averages: a `Trainer` that accumulates gradients averages them once more.
     accepts_loss_kwargs = False
+    _num_mixes_read = 0
 
     def __init__(self, config: ElmoConfig):
         super().__init__(config)
+        _check_without_boundaries(config)
         self.elmo = ElmoModel(config)
-        # Nothing of the language model reads the mixes, and a distributed run would wait for their gradients.
-        self.elmo.scalar_mixes.requires_grad_(False)
+        self._freeze_unread_mixes()
         self.dropout = nn.Dropout(config.bilm_dropout)
         self.softmax = ElmoSoftmax(config)
         self.post_init()
@@ -944,31 +985,36 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
                 follow from them. Of streams, the word that follows each word. -100 where nothing is to be predicted.
             backward_input_ids: (batch, words, 50) what the backward direction reads, see `ElmoModel.read_streams`.
             backward_labels: (batch, words) the word that the backward direction reads next.
+            output_hidden_states: whether to return the layers as well.
+            return_dict: whether to return an [`ElmoForPreTrainingOutput`] rather than a tuple.
 
         Raises:
             ValueError: labels do not fit or are not in the vocabulary.
         """
         if backward_input_ids is not None:
             layers, lstm_states = self.elmo.read_streams(input_ids, backward_input_ids, lstm_states)
+
+            def in_place(packed: Tensor) -> Tensor:
+                return packed.unflatten(0, input_ids.shape[1::-1]).transpose(0, 1)
+
             features = layers[-1].chunk(2, dim=-1)
             targets = None if labels is None else (labels.t().flatten(), backward_labels.t().flatten())
         else:
-            layers, lstm_states, packed_words, mask, _ = self.elmo.read_sentences(
+            layers, lstm_states, packed_words, mask, leading_shape = self.elmo.read_sentences(
                 input_ids, attention_mask, inputs_embeds, lstm_states
             )
+
+            def in_place(packed: Tensor) -> Tensor:
+                return packed_words.scatter(packed).unflatten(0, (*leading_shape, mask.shape[1]))
+
             features, targets = self._neighbours(layers[-1], packed_words, mask, labels)
         outputs = ElmoForPreTrainingOutput(lstm_hidden=lstm_states[0], lstm_cell=lstm_states[1])
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            outputs.hidden_states = tuple(
-                packed_words.scatter(layer).unflatten(0, mask.shape)
-                if backward_input_ids is None
-                else layer.unflatten(0, input_ids.shape[1::-1]).transpose(0, 1)
-                for layer in layers
-            )
+            outputs.hidden_states = tuple(map(in_place, layers))
         if targets is not None:
             outputs.forward_loss, outputs.backward_loss = self._losses(features, targets)
             outputs.loss = (outputs.forward_loss + outputs.backward_loss) / 2
-        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+        return self._returned(outputs, return_dict)
 
     @torch.no_grad()
     def log_probabilities(
@@ -1107,18 +1153,15 @@ class ElmoHead(ElmoPreTrainedModel):
     (`head_lstm_size`), dropout and a linear layer. They return no LSTM states, which nobody wants gathered.
     """
 
+    _num_mixes_read = 1
     # Numbers that the linear layer gives; one a label when absent.
     num_scores: int | None = None
 
     def __init__(self, config: ElmoConfig):
         super().__init__(config)
-        if config.keep_sentence_boundaries:
-            raise ValueError(
-                "`keep_sentence_boundaries` must be False for a head, whose labels count words, was: True."
-            )
+        _check_without_boundaries(config)
         self.elmo = ElmoModel(config)
-        # A head reads the first mix; a gradient of the others is what processes that train together would wait for.
-        self.elmo.scalar_mixes[1:].requires_grad_(False)
+        self._freeze_unread_mixes()
         self.context = ElmoHeadLstm(config) if config.head_lstm_size is not None else None
         width = 2 * config.head_lstm_size if config.head_lstm_size is not None else config.hidden_size
         self.dropout = nn.Dropout(config.classifier_dropout)
@@ -1147,9 +1190,6 @@ class ElmoHead(ElmoPreTrainedModel):
     def _score_sentences(self, features: Tensor, mask: Tensor) -> Tensor:
         """(..., words, features), (..., words) -> (..., scores)."""
         return self._score(_pool(features, mask, self.config.sentence_pooling))
-
-    def _returned(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
-        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
 
 
 def _pool(features: Tensor, mask: Tensor, pooling: str) -> Tensor:

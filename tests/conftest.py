@@ -34,13 +34,6 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interprete
         yield interpreter
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _interpreter_gets_ready(request: pytest.FixtureRequest) -> None:
-    """Its imports take as long as a hundred tests. They run meanwhile, where there is a second core."""
-    if any("interpreter" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("interpreter")
-
-
 @pytest.fixture(scope="session")
 def run_as_stranger(interpreter: Interpreter) -> Callable[..., str]:
     """Runs a script where neither this package nor h5py can be imported, and returns what it logged."""

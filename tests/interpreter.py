@@ -1,5 +1,6 @@
 """New Python processes without the seconds that each of them takes to import PyTorch and transformers."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,18 +12,21 @@ from types import TracebackType
 
 # Forks for each line, which is a job, and answers with the exit code of the copy, which goes on behind the loop.
 _SERVER = """
-import gc, json, os, sys
+import gc, json, os, signal, sys
 import torch
 from transformers import AutoModel, AutoTokenizer, Trainer, pipeline
 
 gc.freeze()
 for line in sys.stdin:
     job = json.loads(line)
-    if os.fork() == 0:
+    copy = os.fork()
+    if copy == 0:
         break
-    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]), flush=True)
 else:
     sys.exit()
+# A script that hangs is ended, with the exit code -14.
+signal.alarm(300)
 os.chdir(job["folder"])
 for number, name in enumerate(["stdout", "stderr"], start=1):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
@@ -54,9 +58,11 @@ class Interpreter:
             "OPENBLAS_NUM_THREADS": "1",
         }
         command = [sys.executable, "-I", "-W", "error", "-c", _SERVER]
-        self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._log = workspace / "log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
 
     def run(
         self, script: str, *arguments: str | Path, without: Sequence[str] = ()
@@ -66,6 +72,9 @@ class Interpreter:
 
         Args:
             without: modules that it cannot import.
+
+        Raises:
+            RuntimeError: the process that the others are copied from has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -77,11 +86,14 @@ class Interpreter:
             "path": [path for path in sys.path if path],
             "without": list(without),
         }
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        code = self._process.stdout.readline()
+        if not code:
+            raise RuntimeError(f"The interpreter ended with {self._process.wait()}: {self._log.read_text()}")
         return subprocess.CompletedProcess(
-            script, code, *(Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
+            script, int(code), *(Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
         )
 
     def __enter__(self) -> "Interpreter":

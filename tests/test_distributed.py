@@ -30,13 +30,18 @@ CASES: dict[str, tuple[bool, dict[str, Any]]] = {
 }
 
 
-def train(case: str, folder: Path) -> dict[str, Tensor]:
-    """The weights after four steps, in this process or in all of them together."""
-    frozen, overrides = CASES[case]
+def save_start(folder: Path) -> None:
     torch.manual_seed(0)
     # Only the first mix is trained: a parameter that no gradient reaches is what makes processes wait for each other.
     config = tiny_config(initializer_factor=2.0, dropout=0.0, head_lstm_size=5, num_output_representations=2)
-    model = ElmoForTokenClassification(config)
+    ElmoForTokenClassification(config).save_pretrained(folder / "start")
+
+
+def train(case: str, folder: Path) -> dict[str, Tensor]:
+    """The weights after four steps, in this process or in all of them together."""
+    frozen, overrides = CASES[case]
+    # Loading replaces parameters, and might lose which of them are trained.
+    model = ElmoForTokenClassification.from_pretrained(folder / "start")
     if frozen:
         model.freeze_bilm()
     tokenizer = ElmoTokenizer()
@@ -71,6 +76,7 @@ def train(case: str, folder: Path) -> dict[str, Tensor]:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """The weights of each case, trained in two processes."""
     folder = tmp_path_factory.mktemp("two-processes")
+    save_start(folder)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(NUM_PROCESSES)]
     command += ["-m", "tests.test_distributed", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -86,6 +92,7 @@ def test_two_processes_train_as_one_at_the_same_global_batch(
     case: str, two_processes: dict[str, dict[str, Tensor]], tmp_path: Path
 ):
     AcceleratorState._reset_state(reset_partial_state=True)
+    save_start(tmp_path)
     torch.testing.assert_close(two_processes[case], train(case, tmp_path), rtol=0, atol=1e-6)
 
 

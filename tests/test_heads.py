@@ -21,6 +21,7 @@ from transformers import (
 from elmo_hf import (
     ElmoConfig,
     ElmoForMultipleChoice,
+    ElmoForPreTraining,
     ElmoForQuestionAnswering,
     ElmoForSequenceClassification,
     ElmoForTokenClassification,
@@ -451,10 +452,21 @@ def test_an_impossible_option_of_a_head_is_refused(values: dict[str, Any], error
         tiny_config(**values)
 
 
-@pytest.mark.parametrize("model_class", HEADS)
+@pytest.mark.parametrize(("model_class", "num_read"), [(ElmoForTokenClassification, 1), (ElmoForPreTraining, 0)])
+def test_mixes_that_nothing_reads_are_not_trained(model_class: type, num_read: int, tmp_path: Path):
+    # In a file of one mix, the other two are new.
+    model_class(tiny_config(word_vocab_size=9)).save_pretrained(tmp_path)
+    loaded = model_class.from_pretrained(tmp_path, num_output_representations=3)
+    for model in (model_class(loaded.config), loaded):
+        trained = [mix.gamma.requires_grad and mix.scalar_parameters.requires_grad for mix in model.elmo.scalar_mixes]
+        assert trained == [index < num_read for index in range(3)]
+        assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "mix" not in name)
+
+
+@pytest.mark.parametrize("model_class", [*HEADS, ElmoForPreTraining])
 def test_a_head_counts_words_and_refuses_boundaries(model_class: type):
-    with pytest.raises(ValueError, match="`keep_sentence_boundaries` must be False for a head"):
-        model_class(tiny_config(keep_sentence_boundaries=True))
+    with pytest.raises(ValueError, match=r"^`keep_sentence_boundaries` must be False for a model whose labels count"):
+        model_class(tiny_config(keep_sentence_boundaries=True, word_vocab_size=9))
 
 
 @pytest.mark.parametrize("head_lstm_size", [None, 5])

@@ -97,6 +97,10 @@ def test_hidden_states_are_those_of_the_embedding_model():
     assert len(found) == 3
     torch.testing.assert_close(found, expected)
     assert model(**inputs).hidden_states is None
+    nested = inputs["input_ids"].unsqueeze(1)
+    torch.testing.assert_close(
+        model(nested, output_hidden_states=True).hidden_states, tuple(layer.unsqueeze(1) for layer in expected)
+    )
 
     # Two sentences of a length as streams, of which the second reads the other way round.
     ids = inputs["input_ids"][:2, :4]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import elmo_hf.modeling_elmo
 from elmo_hf import ElmoConfig, ElmoModel
@@ -189,6 +190,21 @@ def test_directions_of_small_layers_share_the_steps_of_small_batches(monkeypatch
     assert leading_shapes() == [()] * 4
 
 
+def test_hooks_of_layers_are_called_and_pruned_layers_trained():
+    model, ids, calls = tiny_model(), character_ids(), []
+    for layer in (*model.encoder.forward_layers, *model.encoder.backward_layers):
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        model(ids)
+    assert len(calls) == 4
+
+    pruned = tiny_model()
+    prune.l1_unstructured(pruned.encoder.forward_layers[0], "weight_hh", 0.5)
+    for _ in range(2):
+        optimizer_step(pruned)
+    assert (pruned.encoder.forward_layers[0].weight_hh == 0).sum() == 120
+
+
 @pytest.mark.usefixtures("large_layers")
 def test_the_model_gives_the_same_with_the_directions_side_by_side(monkeypatch):
     model, ids = tiny_model(), character_ids()
@@ -269,13 +285,44 @@ def test_a_change_of_the_weights_is_noticed(edit):
         torch.testing.assert_close(after, fresh(ids).last_hidden_state)
 
 
+def holds_prepared_weights(model: ElmoModel) -> bool:
+    layer = model.encoder.forward_layers[0]
+    caches = (layer._products, layer._single_products, layer._shared_products)
+    return any(cache._entry is not None for cache in caches)
+
+
+def test_pruning_again_is_noticed():
+    model, ids = tiny_model(), character_ids()
+    for amount in (0.3, 0.9):
+        prune.l1_unstructured(model.character_encoder.projection, "weight", amount)
+        prune.l1_unstructured(model.encoder.backward_layers[1], "weight_hr", amount)
+        with torch.no_grad():
+            found = model(ids).last_hidden_state
+            torch.testing.assert_close(copy.deepcopy(model)(ids).last_hidden_state, found)
+        model.character_encoder.forget()
+        with torch.no_grad():
+            torch.testing.assert_close(model(ids).last_hidden_state, found)
+
+
+def test_weight_normalization_and_checkpointing_go_together():
+    model, ids = tiny_model(dropout=0.0).train(), character_ids()
+    parametrizations.weight_norm(model.encoder.forward_layers[0], "weight_hh")
+
+    def gradients() -> list[torch.Tensor]:
+        return torch.autograd.grad(model(ids).last_hidden_state.square().sum(), list(model.parameters()))
+
+    expected = gradients()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.testing.assert_close(gradients(), expected)
+
+
 @pytest.mark.usefixtures("either_size")
 def test_copies_and_pickles_carry_no_prepared_weights():
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         expected = model(ids).last_hidden_state
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert twin.encoder.forward_layers[0]._products._entry is None
+            assert not holds_prepared_weights(twin)
             assert torch.equal(twin(ids).last_hidden_state, expected)
 
 
@@ -284,9 +331,9 @@ def test_prepared_weights_are_let_go_when_training_begins():
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         model(ids)
-    assert model.encoder.forward_layers[0]._products._entry is not None
+    assert holds_prepared_weights(model)
     model(ids)
-    assert model.encoder.forward_layers[0]._products._entry is None
+    assert not holds_prepared_weights(model)
     assert model.character_encoder._word_vectors._entry is None
 
 
