@@ -113,7 +113,8 @@ class WeightCache:
     Something computed from weights, computed again when one of them has changed.
 
     Notices new storage, in-place changes that PyTorch counts (optimizers, `load_state_dict`, edits under `no_grad`)
-    and, by samples, wholesale changes through `.data`, which it does not count. Copies and pickles of it are empty.
+    and, by samples, wholesale changes through `.data`, which it does not count. Of weights that are no `Parameter` it
+    keeps nothing. Copies and pickles of it are empty.
     """
 
     def __init__(self):

@@ -522,7 +522,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As of any model of transformers."""
+        """Loads a folder or Hub repository, see `PreTrainedModel.from_pretrained`."""
         loaded = super().from_pretrained(*args, **kwargs)
         # transformers 5 puts new parameters in the places of those that `__init__` made.
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_unread_mixes()
