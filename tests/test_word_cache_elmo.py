@@ -80,6 +80,19 @@ def test_threads_do_not_mix_up_words():
         assert all(threads.map(ask, range(400)))
 
 
+def test_hooks_see_every_word_every_time():
+    model, ids, seen = tiny_model(), character_ids(), []
+    with torch.no_grad():
+        model(ids)
+        model.character_encoder.projection.register_forward_hook(
+            lambda module, inputs, output: seen.append(len(output))
+        )
+        model(ids)
+        model(ids)
+    assert seen[0] > 0
+    assert seen == [seen[0]] * 2
+
+
 def test_a_model_without_a_cache_gives_the_same():
     ids = character_ids()
     with torch.no_grad():
