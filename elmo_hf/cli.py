@@ -149,7 +149,7 @@ def pretrain(
     from transformers import DataCollatorForTokenClassification, TrainingArguments, default_data_collator, set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
-    from .pretraining import BilmTrainer, schedule_decay
+    from .pretraining import BilmTrainer, EvaluateAtTheEnd, schedule_decay
 
     with _one_line_errors():
         config = _config(model_dir, sampled_words)
@@ -213,11 +213,12 @@ def pretrain(
             train_dataset=examples[0],
             eval_dataset=examples[1] if evaluation else None,
             processing_class=tokenizer,
+            callbacks=[EvaluateAtTheEnd()] if evaluation else None,
             optimizer_cls_and_kwargs=optimizer_class,
         )
         trainer.train(get_last_checkpoint(output) if resume else None)
         trainer.save_model()
-        metrics = trainer.evaluate() if evaluation else {}
+        metrics = next((entry for entry in reversed(trainer.state.log_history) if "eval_perplexity" in entry), {})
     if trainer.is_world_process_zero():
         typer.echo(f"\n{output}")
         typer.echo(f"  model       {_sizes(config)}")
