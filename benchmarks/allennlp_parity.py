@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,25 +286,25 @@ def main() -> int:
     load_allennlp(arguments.allennlp)
     all_sentences = read_sentences(arguments.sentences)
     every: list[Comparison] = []
-    for size in arguments.sizes if arguments.model is None else [str(arguments.model)]:
-        sentences = all_sentences[: arguments.number or NUM_SENTENCES.get(size)]
+    if arguments.model is not None:
+        checkpoints = {str(arguments.model): partial(Files.of_model, arguments.model)}
+    else:
+        checkpoints = {size: partial(Files.of_random_weights, ElmoConfig(**SIZES[size])) for size in arguments.sizes}
+    for name, write in checkpoints.items():
+        sentences = all_sentences[: arguments.number or NUM_SENTENCES.get(name)]
         words = sum(map(len, sentences))
         with tempfile.TemporaryDirectory() as folder:
-            files = (
-                Files.of_random_weights(ElmoConfig(**SIZES[size]), Path(folder))
-                if arguments.model is None
-                else Files.of_model(arguments.model, Path(folder))
-            )
+            files = write(Path(folder))
             layers, outputs_clipped, cells_clipped = compare_layers(files, sentences)
             console.print(
-                f"\n[bold]{size}[/], layers: {len(sentences)} sentences, {words} words; clipped are "
+                f"\n[bold]{name}[/], layers: {len(sentences)} sentences, {words} words; clipped are "
                 f"{outputs_clipped:.1%} of the first LSTM's outputs and {cells_clipped:.1%} of the last cells"
             )
             console.print(as_table("layer", layers))
             every += layers
-            if size == "small":
+            if arguments.model is None and name == "small":
                 features = list(compare_features(files, sentences))
-                console.print(f"\n[bold]{size}[/], `Elmo` of both with the same arguments")
+                console.print(f"\n[bold]{name}[/], `Elmo` of both with the same arguments")
                 console.print(as_table("feature", features))
                 every += features
     return 0 if all(comparison.agrees for comparison in every) else 1

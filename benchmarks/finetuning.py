@@ -104,6 +104,7 @@ def comparison_table(options: argparse.Namespace) -> Table:
         "WNUT-17, entity F1": (finetune_ner, options.wnut, 8),
         "polarity, accuracy": (finetune_classification, options.polarity, 3),
     }
+    kinds = options.features or FEATURES
     columns = {}
     for name, (example, folder, epochs) in tasks.items():
         if folder is None:
@@ -112,12 +113,12 @@ def comparison_table(options: argparse.Namespace) -> Table:
             given = [options.model, "--data", str(folder), "--epochs", str(options.epochs or epochs)]
             arguments = option_parser(name, temporary).parse_args(given)
             task = example.read_task(folder, options.limit)
-            columns[name] = compare(task, arguments, options.features or FEATURES, options.seeds, name)
+            columns[name] = compare(task, arguments, kinds, options.seeds, name)
     table = Table(title=f"Test scores in percent, frozen biLM, {options.seeds} seeds")
     table.add_column("features")
     for name in columns:
         table.add_column(name, justify="right")
-    for row in ("majority", *(options.features or FEATURES)):
+    for row in ("majority", *kinds):
         table.add_row(row, *(_mean_and_deviation(column[row]) for column in columns.values()))
     return table
 

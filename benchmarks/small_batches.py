@@ -11,9 +11,8 @@ with nothing else around them.
 
 import random
 import tempfile
-import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,26 +36,6 @@ def recurrent_bytes(config: ElmoConfig) -> int:
     return 4 * 2 * config.num_hidden_layers * one_layer
 
 
-def in_two_threads(tasks: list[Callable[[], object]]) -> float:
-    """Seconds until both tasks are done, each on a thread of its own, the best of several rounds."""
-
-    def run(task: Callable[[], object]):
-        torch.set_num_threads(1)
-        with torch.inference_mode():
-            task()
-
-    best = float("inf")
-    for _ in range(ROUNDS):
-        threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def product_table(config: ElmoConfig) -> Table:
     """The recurrent product of one layer in each direction, side by side, as the inference path calls it."""
     table = Table(title="recurrent products, both directions side by side")
@@ -72,7 +51,8 @@ def product_table(config: ElmoConfig) -> Table:
         def task(pair: list, inputs: torch.Tensor = inputs) -> Callable[[], object]:
             return lambda: [product(inputs) for _ in range(repeats) for product in pair]
 
-        seconds = in_two_threads([task(products[:2]), task(products[2:])])
+        tasks = [task(products[:2]), task(products[2:])]
+        seconds = best_times({"products": partial(run_side_by_side, tasks)}, ROUNDS)["products"]
         elements = repeats * sum(weight.numel() for weight in weights)
         table.add_row(str(rows), f"{4 * elements / seconds / 1e9:.0f}", f"{2 * rows * elements / seconds / 1e9:.0f}")
     return table
@@ -80,7 +60,7 @@ def product_table(config: ElmoConfig) -> Table:
 
 def products_alone(model: ElmoModel, batches: list[Sentences]) -> Callable[[], object]:
     """The matrix products of a pass over the batches, of the same shapes and on the same threads, and nothing else."""
-    layers = [model.encoder.forward_layers, model.encoder.backward_layers]
+    directions = [model.encoder.forward_layers, model.encoder.backward_layers]
     config = model.config
 
     def task(direction: nn.ModuleList, sentences: Sentences) -> Callable[[], object]:
@@ -101,11 +81,11 @@ def products_alone(model: ElmoModel, batches: list[Sentences]) -> Callable[[], o
 
     prepared = {
         (layer, single): prepare_products(layer.weights(), single)
-        for direction in layers
+        for direction in directions
         for layer in direction
         for single in {len(sentences) == 1 for sentences in batches}
     }
-    pairs = [[task(direction, sentences) for direction in layers] for sentences in batches]
+    pairs = [[task(direction, sentences) for direction in directions] for sentences in batches]
     return lambda: [run_side_by_side(pair) for pair in pairs]
 
 

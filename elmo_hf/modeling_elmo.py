@@ -296,11 +296,9 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
                     cache.clear()
                 return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
             if inputs.device.type == "cpu":
-                single = hidden.dim() == 2 and len(hidden) == 1
-                if beside is not None:
-                    cache = self._shared_products
-                else:
-                    cache = self._single_products if single else self._products
+                single = beside is None and len(hidden) == 1
+                alone = self._single_products if single else self._products
+                cache = alone if beside is None else self._shared_products
                 products = cache.get(tensors, lambda: prepare_products(weights(), single), dtype)
             else:
                 products = prepare_products(weights())
