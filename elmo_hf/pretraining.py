@@ -171,7 +171,9 @@ class BilmTrainer(Trainer):
         totals = torch.zeros(2, 2, dtype=torch.float64, device=self.args.device)
         states = None
         for inputs in loader:
-            inputs = self._prepare_inputs(inputs)
+            inputs = self._without_repeats(self._prepare_inputs(inputs))
+            if not len(inputs["labels"]):
+                continue
             outputs = self.model(**inputs, lstm_states=states)
             if "backward_input_ids" in inputs:
                 states = outputs.lstm_states
@@ -197,6 +199,15 @@ class BilmTrainer(Trainer):
         # What training was doing goes on, without the time that this took.
         self._since += time.perf_counter() - start
         return metrics
+
+    def _without_repeats(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Drops the examples that `accelerate` read again to give each process as many in the last batch."""
+        gradient_state = self.accelerator.gradient_state
+        num_left = gradient_state.remainder
+        if not gradient_state.end_of_dataloader or num_left <= 0:
+            return inputs
+        own = max(0, num_left - self.args.process_index * self.args.eval_batch_size)
+        return {name: values[:own] for name, values in inputs.items()}
 
 
 def _num_predicted(inputs: dict[str, Tensor]) -> Tensor:

@@ -1,8 +1,8 @@
 """
-Training in two processes ends with the weights of one process that sees the same batches.
+Training in two processes ends with the weights of one process that sees the same batches, evaluation with its figures.
 
-The tests start this module once under `torchrun`; each of its two processes trains every case, the first one saves the
-weights.
+The tests start this module once under `torchrun`; each of its two processes runs every case, the first one saves what
+came out.
 """
 
 import os
@@ -15,13 +15,19 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.utils.data import Subset
 from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
+from elmo_hf.corpus import BilmSentences
+from elmo_hf.pretraining import BilmTrainer
+from tests.language_model import corpus, language_model, word_tokenizer
 from tests.tiny import SENTENCES, tiny_config
 
 NUM_PROCESSES = 2
 GLOBAL_BATCH = 4
+# Whole batches; one too few for a process; none for the second process in the last batch.
+NUM_SENTENCES = (8, 7, 5, 1)
 # Name, whether the biLM is frozen, arguments of the training.
 CASES: dict[str, tuple[bool, dict[str, Any]]] = {
     "frozen": (True, {"optim": "adamw_torch", "learning_rate": 0.01}),
@@ -72,9 +78,30 @@ def train(case: str, folder: Path) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def perplexities(folder: Path) -> dict[str, Tensor]:
+    """Of each number of sentences, whether they fill the last batch of every process or not."""
+    tokenizer, text = word_tokenizer(), corpus(folder / "corpus")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_eval_batch_size=GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1")),
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    collator = DataCollatorForTokenClassification(tokenizer)
+    trainer = BilmTrainer(language_model(), arguments, collator, eval_dataset=BilmSentences(text, tokenizer))
+    found = {}
+    for number in NUM_SENTENCES:
+        metrics = trainer.evaluate(Subset(trainer.eval_dataset, range(number)))
+        directions = [metrics["eval_forward_perplexity"], metrics["eval_backward_perplexity"]]
+        found[f"{number} sentences"] = torch.tensor(directions)
+    return found
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """The weights of each case, trained in two processes."""
+    """What came out of each case in two processes."""
     folder = tmp_path_factory.mktemp("two-processes")
     save_start(folder)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(NUM_PROCESSES)]
@@ -84,7 +111,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[st
     assert result.returncode == 0, result.stderr
     # That of a width of 1 once had another order in memory than its weight.
     assert "Grad strides do not match" not in result.stderr
-    return torch.load(folder / "weights.pt")
+    return torch.load(folder / "found.pt")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,11 +123,17 @@ def test_two_processes_train_as_one_at_the_same_global_batch(
     torch.testing.assert_close(two_processes[case], train(case, tmp_path), rtol=0, atol=1e-6)
 
 
+def test_two_processes_have_the_perplexity_of_one(two_processes: dict[str, dict[str, Tensor]], tmp_path: Path):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.testing.assert_close(two_processes["perplexities"], perplexities(tmp_path), rtol=1e-6, atol=0)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
-    weights = {case: train(case, folder) for case in CASES}
+    found = {case: train(case, folder) for case in CASES}
+    found["perplexities"] = perplexities(folder / os.environ["RANK"])
     if os.environ["RANK"] == "0":
-        torch.save(weights, folder / "weights.pt")
+        torch.save(found, folder / "found.pt")
     torch.distributed.destroy_process_group()
 
 
