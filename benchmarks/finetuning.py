@@ -36,6 +36,15 @@ from examples.finetuning import FEATURES, Task, load_model, make_trainer, option
 
 console = Console(width=100, highlight=False)
 
+# Head and training of each column. Without a BiLSTM, the head has no context but what the features bring.
+TASKS = {
+    "WNUT-17, entity F1": (finetune_ner, ["--epochs", "8"]),
+    "polarity, accuracy": (finetune_classification, ["--epochs", "3"]),
+    "polarity, no BiLSTM": (
+        finetune_classification,
+        ["--epochs", "10", "--head-lstm-size", "0"],
+    ),
+}
 # What runs in a process of its own, and whether the biLM is frozen there.
 STEPS = {"forward only": True, "frozen biLM": True, "whole model": False}
 
@@ -100,18 +109,16 @@ def compare(
 
 
 def comparison_table(options: argparse.Namespace) -> Table:
-    tasks = {
-        "WNUT-17, entity F1": (finetune_ner, options.wnut, 8),
-        "polarity, accuracy": (finetune_classification, options.polarity, 3),
-    }
+    folders = {finetune_ner: options.wnut, finetune_classification: options.polarity}
     kinds = options.features or FEATURES
     columns = {}
-    for name, (example, folder, epochs) in tasks.items():
+    for name, (example, given) in TASKS.items():
+        folder = folders[example]
         if folder is None:
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            given = [options.model, "--data", str(folder), "--epochs", str(options.epochs or epochs)]
-            arguments = option_parser(name, temporary).parse_args(given)
+            arguments = option_parser(name, temporary).parse_args([options.model, "--data", str(folder), *given])
+            arguments.epochs = options.epochs or arguments.epochs
             task = example.read_task(folder, options.limit)
             columns[name] = compare(task, arguments, kinds, options.seeds, name)
     table = Table(title=f"Test scores in percent, frozen biLM, {options.seeds} seeds")
@@ -193,7 +200,7 @@ def main():
     parser.add_argument("--polarity", type=Path, help="folder of sentence polarity")
     parser.add_argument("--features", choices=FEATURES, action="append", help="all kinds without it")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="8 on WNUT-17 and 3 on polarity when not given")
+    parser.add_argument("--epochs", type=int, help="of every task, those of TASKS when not given")
     parser.add_argument("--limit", type=int, help="no more examples than this of each part of the data")
     parser.add_argument("--frozen", action="store_true", help="measure training steps instead")
     parser.add_argument("--rounds", type=int, default=3, help="of the steps, of which the fastest counts")

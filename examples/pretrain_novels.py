@@ -49,7 +49,7 @@ def main() -> None:
     command = commands.add_parser("prepare")
     command.add_argument("archive", type=Path)
     command.add_argument("work", type=Path)
-    command.add_argument("--steps", type=int, default=5000, help="batches of 2,560 words")
+    command.add_argument("--steps", type=int, default=7000, help="batches of 2,560 words")
     command = commands.add_parser("finish")
     command.add_argument("work", type=Path)
     command.add_argument("output", type=Path)
