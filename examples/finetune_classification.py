@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, pipeline
 
-from examples.finetuning import Task, console, option_parser, train
+from examples.finetuning import Task, console, option_parser, train, write_text
 
 FILES = {"negative": "rt-polarity.neg", "positive": "rt-polarity.pos"}
 SENTENCES = [
@@ -28,6 +28,9 @@ SENTENCES = [
 def main(options: Sequence[str] | None = None) -> None:
     arguments = option_parser(__doc__, "models/elmo-sentence-polarity").parse_args(options)
     task = read_task(arguments.data, arguments.limit)
+    if arguments.write_text is not None:
+        write_text(task, arguments.write_text)
+        return
     train(task, arguments)
     classify(arguments.output)
 

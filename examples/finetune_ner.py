@@ -15,7 +15,7 @@ from rich.table import Table
 from seqeval.metrics import f1_score, precision_score, recall_score
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, pipeline
 
-from examples.finetuning import Task, console, option_parser, train
+from examples.finetuning import Task, console, option_parser, train, write_text
 
 FILES = {"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"}
 SENTENCES = [
@@ -28,6 +28,9 @@ SENTENCES = [
 def main(options: Sequence[str] | None = None) -> None:
     arguments = option_parser(__doc__, "models/elmo-wnut17").parse_args(options)
     task = read_task(arguments.data, arguments.limit)
+    if arguments.write_text is not None:
+        write_text(task, arguments.write_text)
+        return
     train(task, arguments)
     tag(arguments.output)
 

@@ -65,7 +65,15 @@ def option_parser(documentation: str, output: str) -> argparse.ArgumentParser:
     add("--dropout", type=float, default=0.3, help="on the mix that the head reads")
     add("--seed", type=int, default=0)
     add("--limit", type=int, help="no more examples than this of each part of the data")
+    add("--write-text", type=Path, metavar="FILE", help="only write what is trained on there, for `elmo-hf pretrain`")
     return parser
+
+
+def write_text(task: Task, path: Path) -> None:
+    """The sentences to train on without their labels, one a line, words separated by spaces."""
+    text = "".join(" ".join(example["words"]) + "\n" for example in task.splits["train"])
+    path.write_text(text, encoding="utf-8")
+    console.print(f"{path}: {len(task.splits['train']):,} sentences")
 
 
 def load_model(task: Task, arguments: argparse.Namespace) -> tuple[Any, Any]:

@@ -83,6 +83,16 @@ def test_reviews_are_split_the_same_way_each_time_with_both_classes_alike(polari
     assert len(set(texts)) == 80
 
 
+@pytest.mark.parametrize("example", [finetune_ner, finetune_classification])
+def test_sentences_to_train_on_are_written_for_a_bilm_without_labels(
+    example: Any, wnut: Path, polarity: Path, tmp_path: Path
+):
+    data, file = wnut if example is finetune_ner else polarity, tmp_path / "text.txt"
+    example.main(["no-model", "--data", str(data), "--write-text", str(file)])
+    words = [sentence["words"] for sentence in example.read_task(data).splits["train"]]
+    assert [line.split() for line in file.read_text(encoding="utf-8").splitlines()] == words
+
+
 def test_entities_are_scored_whole_and_padding_is_left_out(wnut: Path):
     task = finetune_ner.read_task(wnut)
     assert task.labels == ["B-location", "B-person", "O"]
