@@ -40,10 +40,7 @@ console = Console(width=100, highlight=False)
 TASKS = {
     "WNUT-17, entity F1": (finetune_ner, ["--epochs", "8"]),
     "polarity, accuracy": (finetune_classification, ["--epochs", "3"]),
-    "polarity, no BiLSTM": (
-        finetune_classification,
-        ["--epochs", "10", "--head-lstm-size", "0"],
-    ),
+    "polarity, no BiLSTM": (finetune_classification, ["--epochs", "10", "--head-lstm-size", "0"]),
 }
 # What runs in a process of its own, and whether the biLM is frozen there.
 STEPS = {"forward only": True, "frozen biLM": True, "whole model": False}
