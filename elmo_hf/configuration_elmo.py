@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of the ELMo model: every size of an options.json and every behaviour of the original interface."""
 
 import inspect
@@ -18,6 +19,15 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
 }
+
+# Character ids that frame a word, all one more than in bilm-tf because 0 means "no word here".
+BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER = 257, 258
+BEGIN_WORD_CHARACTER, END_WORD_CHARACTER = 259, 260
+PADDING_CHARACTER = 261
+
+# The words that a vocabulary of the language model begins with, in this order.
+BEGIN_SENTENCE, END_SENTENCE, UNKNOWN_WORD = "<S>", "</S>", "<UNK>"
+WORD_VOCABULARY_START = (BEGIN_SENTENCE, END_SENTENCE, UNKNOWN_WORD)
 
 CHAR_CNN_ACTIVATIONS = ("relu", "tanh")
 SENTENCE_POOLINGS = ("mean", "max", "last")

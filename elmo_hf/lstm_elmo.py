@@ -1,32 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
 """
-One LSTM layer with a projected, clipped output over a packed batch: three ways to compute the same thing.
+One LSTM layer with a projected, clipped output over a packed batch: [`lstm`] chooses between three ways to compute it.
 
-`lstm_inference` keeps nothing and works in place, `LstmFunction` keeps what its hand-written backward pass needs, and
-`lstm_traced` is plain differentiable PyTorch for compilers and exporters (and the twin that tests compare with).
+`lstm_reference` is the definition, differentiable to any order and in any mode, and the form for compilers and
+exporters. `lstm_in_place` keeps nothing. [`LstmFunction`] keeps what its own backward pass needs. A kernel for an
+accelerator, or an operator that compilers do not look into, would be a fourth way beside them.
 
 Every tensor may have leading dimensions, such as one for the two directions, and then so has every weight. `N` is the
 number of positions, time-major, longest sentence first; `running` the number of sentences that run at a step.
 """
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import Parameter
 from torch.nn import functional as F
+
+from .engine_elmo import Product, StepProducts, add_product, multiply, needs_gradient, runs_plainly, step_product
 
 # Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
 INPUT_SLICE = 256
-
-# Elements of a weight that are compared to notice edits which PyTorch does not count (`weight.data.mul_(2)`).
-NUM_SAMPLES = 4096
 
 
 class LstmWeights(NamedTuple):
@@ -45,121 +42,133 @@ class Clips(NamedTuple):
     projection: float | None
 
 
-# (..., rows, in_features) -> (..., rows, out_features)
-Product = Callable[[Tensor], Tensor]
-
-
 class LstmProducts(NamedTuple):
-    """The three products of a layer; `inputs` adds the bias."""
+    """The three products of a layer."""
 
-    inputs: Product
-    recurrent: Product
+    inputs: Product  # with the bias
+    add_recurrent: Callable[[Tensor, Tensor], object]  # (gates, hidden): adds to the gates in place
     projection: Product
 
 
-def prepare_products(weights: LstmWeights, single_sentence: bool = False) -> LstmProducts:
-    """Copies the weights into the order that the fastest kernel at hand reads, where there is one."""
-    step_product = single_row_product if single_sentence else packed_product
+def lstm(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    batch_sizes: list[int],
+    weights: LstmWeights | Sequence[LstmWeights],
+    clips: Clips,
+    lengths: Tensor | None = None,
+    prepared: StepProducts | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Runs one layer, in the fastest way that is right here.
+
+    Args:
+        inputs: (..., N, input_size).
+        hidden: (..., batch, projection_dim) initial state.
+        cell: (..., batch, cell_size) initial state.
+        batch_sizes: running sentences at each step.
+        weights: of the layer, or of one layer for each item of the tensors' first dimension.
+        lengths: (batch,) when sentences end before their steps do.
+        prepared: products with the weights of the steps, where they were prepared.
+
+    Returns:
+        (..., N, projection_dim) outputs and both states of each sentence after its last word.
+    """
+    layers = [weights] if isinstance(weights, LstmWeights) else list(weights)
+    tensors = [inputs, hidden, cell, *(weight for layer in layers for weight in layer)]
+    if lengths is not None or not runs_plainly(*tensors):
+        (weights,) = layers
+        return lstm_reference(inputs, hidden, cell, batch_sizes, weights, clips, lengths)
+    device_type = inputs.device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    # Autocast reaches neither into operations in place nor into a function with a backward pass of its own.
+    dtype = torch.get_autocast_dtype(device_type) if autocast else layers[0].weight_ih.dtype
+    inputs, hidden, cell = (tensor.to(dtype) for tensor in (inputs, hidden, cell))
+    layers = [LstmWeights(*(weight.to(dtype) for weight in layer)) for layer in layers]
+    with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
+        if needs_gradient(*tensors):
+            return LstmFunction.apply(inputs, hidden, cell, *_stacked(layers), batch_sizes, clips)
+        return lstm_in_place(inputs, hidden, cell, batch_sizes, _products(layers, prepared), clips)
+
+
+def _stacked(layers: Sequence[LstmWeights]) -> LstmWeights:
+    return layers[0] if len(layers) == 1 else LstmWeights(*map(torch.stack, zip(*layers, strict=True)))
+
+
+def _products(layers: Sequence[LstmWeights], prepared: StepProducts | None) -> LstmProducts:
+    """The products of one layer, or of layers that run together."""
+    if len(layers) == 1:
+        (weights,) = layers
+        inputs = partial(multiply, weight=weights.weight_ih, bias=weights.bias)
+        if prepared is not None:
+            return LstmProducts(inputs, lambda gates, x: gates.add_(prepared.recurrent(x)), prepared.projection)
+        add_recurrent = partial(add_product, weight=weights.weight_hh)
+        return LstmProducts(inputs, add_recurrent, partial(multiply, weight=weights.weight_hr))
+    recurrent, projection = (
+        torch.stack(pair).transpose(1, 2)
+        for pair in ([layer.weight_hh for layer in layers], [layer.weight_hr for layer in layers])
+    )
+
+    def inputs_of_each(x: Tensor) -> Tensor:
+        # Once for many steps, so that it is not worth a copy of the weights.
+        pairs = zip(x, layers, strict=True)
+        return torch.stack([F.linear(part, layer.weight_ih, layer.bias) for part, layer in pairs])
+
     return LstmProducts(
-        packed_product(weights.weight_ih, weights.bias),
-        step_product(weights.weight_hh),
-        step_product(weights.weight_hr),
+        inputs_of_each,
+        lambda gates, x: gates.add_(torch.matmul(x, recurrent)),
+        lambda x: torch.matmul(x, projection),
     )
 
 
-def packed_product(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """`x @ weight.T + bias` for one weight that multiplies many small `x`."""
-    if weight.dim() > 2:
-        transposed = weight.transpose(-1, -2)
-        if bias is None:
-            return lambda x: torch.matmul(x, transposed)
-        return lambda x: torch.matmul(x, transposed) + bias.unsqueeze(-2)
-    if not can_pack(weight):
-        return lambda x: F.linear(x, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
-    linear = torch.ops.mkldnn._linear_pointwise
-    return lambda x: linear(x, packed, bias, "none", [], "")
+def lstm_reference(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    batch_sizes: list[int],
+    weights: LstmWeights,
+    clips: Clips,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer in plain, differentiable PyTorch; arguments as for [`lstm`]."""
+    input_gates = F.linear(inputs, weights.weight_ih, weights.bias)
+    outputs, final_hidden, final_cell = [], [], []
+    start = 0
+    for step, running in enumerate(batch_sizes):
+        if running < len(hidden):
+            # Shorter sentences have ended.
+            final_hidden.append(hidden[running:])
+            final_cell.append(cell[running:])
+            hidden, cell = hidden[:running], cell[:running]
+        gates = input_gates[start : start + running] + F.linear(hidden, weights.weight_hh)
+        start += running
+        output, memory = _cell(gates, cell, weights.weight_hr, clips)
+        outputs.append(output)
+        if lengths is not None:
+            still_running = (step < lengths)[:, None]
+            output = torch.where(still_running, output, hidden)
+            memory = torch.where(still_running, memory, cell)
+        hidden, cell = output, memory
+    final_hidden.append(hidden)
+    final_cell.append(cell)
+    packed = torch.cat(outputs) if outputs else inputs
+    return packed, torch.cat(final_hidden[::-1]), torch.cat(final_cell[::-1])
 
 
-def single_row_product(weight: Tensor) -> Product:
-    """`x @ weight.T` for a weight that multiplies one row at a time, in the time that reading the weight takes."""
-    if weight.dim() > 2 or weight.device.type != "cpu":
-        return packed_product(weight)
-    if weight.shape[0] < weight.shape[1]:
-        return lambda x: F.linear(x, weight)
-    # Long rows of many outputs are read up to three times faster than many short rows of inputs.
-    transposed = weight.detach().t().contiguous()
-    return lambda x: torch.mm(x, transposed)
+def _cell(gates: Tensor, cell: Tensor, weight_hr: Tensor, clips: Clips) -> tuple[Tensor, Tensor]:
+    """One step: (running, 4 * cell_size) gates before their non-linearities -> the output and the new cell."""
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+    memory = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+    if clips.cell is not None:
+        memory = memory.clamp(-clips.cell, clips.cell)
+    output = F.linear(torch.sigmoid(output_gate) * torch.tanh(memory), weight_hr)
+    if clips.projection is not None:
+        output = output.clamp(-clips.projection, clips.projection)
+    return output, memory
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN's operators, which are private to PyTorch, are here and serve this weight."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
-
-
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether a result of these tensors must remember how it came about."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-class WeightCache:
-    """
-    Something computed from weights, computed again when one of them has changed.
-
-    Notices new storage, in-place changes that PyTorch counts (optimizers, `load_state_dict`, edits under `no_grad`)
-    and, by samples, wholesale changes through `.data`, which it does not count. Of weights that are no `Parameter` it
-    keeps nothing. Copies and pickles of it are empty.
-    """
-
-    def __init__(self):
-        self._entry: tuple[list, list[Tensor], Any] | None = None
-
-    def get(self, weights: Sequence[Tensor], compute: Callable[[], Any], variant: Any = None) -> Any:
-        """What `compute` gave for these weights, and for this `variant` of it."""
-        if not all(isinstance(weight, Parameter) for weight in weights):
-            # Made for this call (an adapter's sum, say): the next one may have the same address and version.
-            self._entry = None
-            return compute()
-        # Read once: another thread may replace it.
-        entry = self._entry
-        identities = [variant, *map(_identity, weights)]
-        samples = [_samples(weight) for weight in weights]
-        if entry is not None and entry[0] == identities and all(map(torch.equal, entry[1], samples)):
-            return entry[2]
-        self._entry = None
-        value = compute()
-        self._entry = (identities, samples, value)
-        return value
-
-    def clear(self):
-        self._entry = None
-
-    def __deepcopy__(self, memo: dict) -> "WeightCache":
-        return WeightCache()
-
-    def __reduce__(self):
-        return WeightCache, ()
-
-
-def _identity(weight: Tensor) -> tuple:
-    # Weights that were made in inference mode have no version; they cannot be trained either.
-    version = None if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, weight.shape, weight.stride(), weight.dtype, weight.device
-
-
-def _samples(weight: Tensor) -> Tensor:
-    flat = weight.detach().reshape(-1)
-    # An odd step, so that the samples do not all stand in one column.
-    return flat[:: flat.numel() // NUM_SAMPLES | 1].clone()
-
-
-def lstm_inference(
+def lstm_in_place(
     inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], products: LstmProducts, clips: Clips
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
@@ -187,7 +196,7 @@ def lstm_inference(
                 # Rows that have ended keep their last value.
                 final_hidden[..., running:before, :] = hidden[..., running:, :]
                 hidden, before = hidden[..., :running, :], running
-            gates += products.recurrent(hidden)
+            products.add_recurrent(gates, hidden)
             _activate(gates, size)
             input_gate, forget_gate, candidate, output_gate = gates.split(size, dim=-1)
             memory = cell[..., :running, :]
@@ -241,7 +250,7 @@ class LstmFunction(torch.autograd.Function):
         clips: Clips,
     ) -> tuple[Tensor, Tensor, Tensor]:
         size = cell.shape[-1]
-        recurrent, projection = packed_product(weight_hh), packed_product(weight_hr)
+        recurrent, projection = step_product(weight_hh), step_product(weight_hr)
         # (..., N, 4 * cell_size) before, then after the non-linearities
         gates = torch.matmul(inputs, weight_ih.transpose(-1, -2)).add_(bias.unsqueeze(-2))
         cells = gates.new_empty(*gates.shape[:-1], size)
@@ -267,18 +276,21 @@ class LstmFunction(torch.autograd.Function):
             final_cell[..., :running, :] = memory
             last_hidden, last_cell = output, memory
             start += running
-        ctx.save_for_backward(inputs, hidden, cell, weight_ih, weight_hh, weight_hr, gates, cells, outputs)
+        ctx.save_for_backward(inputs, hidden, cell, weight_ih, weight_hh, bias, weight_hr, gates, cells, outputs)
         ctx.batch_sizes, ctx.clips = batch_sizes, clips
         return outputs, final_hidden, final_cell
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_outputs: Tensor, d_final_hidden: Tensor, d_final_cell: Tensor) -> tuple:
-        inputs, hidden, cell, weight_ih, weight_hh, weight_hr, gates, cells, outputs = ctx.saved_tensors
+        gradients = d_outputs, d_final_hidden, d_final_cell
+        # With `create_graph=True`, or in a `vmap` over gradients, operations in place would be wrong.
+        if torch.is_grad_enabled() or not runs_plainly(*gradients):
+            return LstmFunction._differentiable_backward(ctx, gradients)
+        inputs, hidden, cell, weight_ih, weight_hh, _, weight_hr, gates, cells, outputs = ctx.saved_tensors
         clips: Clips = ctx.clips
         size = cell.shape[-1]
-        back_recurrent = packed_product(weight_hh.transpose(-1, -2))
-        back_projection = packed_product(weight_hr.transpose(-1, -2))
+        back_recurrent = step_product(weight_hh.transpose(-1, -2))
+        back_projection = step_product(weight_hr.transpose(-1, -2))
         # Gradients of the state that flows from step to step.
         d_hidden, d_cell = d_final_hidden.clone(), d_final_cell.clone()
         d_gates = torch.empty_like(gates)
@@ -324,6 +336,23 @@ class LstmFunction(torch.autograd.Function):
             None,
         )
 
+    @staticmethod
+    def _differentiable_backward(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple:
+        """The same gradients, from the reference, which can be differentiated once more."""
+        # Views, so that a tensor that was given twice gets two gradients.
+        tensors = [tensor.view_as(tensor) for tensor in ctx.saved_tensors[:7]]
+        if tensors[0].dim() > 2:
+            raise NotImplementedError(
+                "Gradients of gradients need each direction on its own, which is how the model runs on a CPU. "
+                "Call `model.cpu()` first."
+            )
+        with torch.enable_grad():
+            inputs, hidden, cell, *weights = tensors
+            outputs = lstm_reference(inputs, hidden, cell, ctx.batch_sizes, LstmWeights(*weights), ctx.clips)
+            wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
+        return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:7]), None, None)
+
 
 def _d_sigmoid(gradient: Tensor, output: Tensor) -> Tensor:
     return torch.ops.aten.sigmoid_backward(gradient, output)
@@ -342,72 +371,3 @@ def _previous(packed: Tensor, initial: Tensor, batch_sizes: list[int]) -> Tensor
         pieces.append(packed[..., start : start + running, :])
         start += before
     return torch.cat(pieces, dim=-2)
-
-
-def run_side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Runs tasks that need no gradient at the same time, each on its share of PyTorch's threads."""
-    workers = _workers(os.getpid(), len(tasks), torch.get_num_threads())
-    inference_mode = torch.is_inference_mode_enabled()
-
-    def run(task: Callable[[], Any]) -> Any:
-        # Both modes belong to a thread.
-        with torch.inference_mode(inference_mode), torch.no_grad():
-            return task()
-
-    return list(workers.map(run, tasks))
-
-
-@lru_cache(maxsize=1)
-def _workers(process: int, number: int, threads: int) -> ThreadPoolExecutor:
-    """Workers of this process (a fork has the object, but not its threads), each with its share of `threads`."""
-    started = threading.Barrier(number)
-
-    def start(_: int):
-        torch.set_num_threads(max(1, threads // number))
-        started.wait()
-
-    workers = ThreadPoolExecutor(number, thread_name_prefix="elmo")
-    list(workers.map(start, range(number)))
-    # The call holds for its own thread, but also sets what threads to come will start with.
-    torch.set_num_threads(threads)
-    return workers
-
-
-def lstm_traced(
-    inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    batch_sizes: list[int],
-    weights: LstmWeights,
-    clips: Clips,
-    lengths: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `lstm_inference`; `lengths` (batch,) ends sentences before their steps do."""
-    input_gates = F.linear(inputs, weights.weight_ih, weights.bias)
-    outputs, final_hidden, final_cell = [], [], []
-    start = 0
-    for step, running in enumerate(batch_sizes):
-        if running < len(hidden):
-            # Shorter sentences have ended.
-            final_hidden.append(hidden[running:])
-            final_cell.append(cell[running:])
-            hidden, cell = hidden[:running], cell[:running]
-        gates = input_gates[start : start + running] + F.linear(hidden, weights.weight_hh)
-        start += running
-        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
-        memory = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
-        if clips.cell is not None:
-            memory = memory.clamp(-clips.cell, clips.cell)
-        output = F.linear(torch.sigmoid(output_gate) * torch.tanh(memory), weights.weight_hr)
-        if clips.projection is not None:
-            output = output.clamp(-clips.projection, clips.projection)
-        outputs.append(output)
-        if lengths is not None:
-            still_running = (step < lengths)[:, None]
-            output = torch.where(still_running, output, hidden)
-            memory = torch.where(still_running, memory, cell)
-        hidden, cell = output, memory
-    final_hidden.append(hidden)
-    final_cell.append(cell)
-    packed = torch.cat(outputs) if outputs else inputs
-    return packed, torch.cat(final_hidden[::-1]), torch.cat(final_cell[::-1])

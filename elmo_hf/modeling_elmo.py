@@ -1,12 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 PyTorch ELMo: the bidirectional language model of "Deep contextualized word representations" (Peters et al., 2018), its
 scalar mix and heads for the usual tasks.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,41 +21,36 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, TransformersKwargs, logging
 
-from .configuration_elmo import ElmoConfig
-from .lstm_elmo import (
-    Clips,
-    LstmFunction,
-    LstmWeights,
-    WeightCache,
-    can_pack,
-    lstm_inference,
-    lstm_traced,
-    needs_gradient,
-    packed_product,
-    prepare_products,
-    run_side_by_side,
+from .configuration_elmo import (
+    BEGIN_SENTENCE,
+    BEGIN_SENTENCE_CHARACTER,
+    BEGIN_WORD_CHARACTER,
+    END_SENTENCE,
+    END_SENTENCE_CHARACTER,
+    END_WORD_CHARACTER,
+    PADDING_CHARACTER,
+    WORD_VOCABULARY_START,
+    ElmoConfig,
 )
-from .packing_elmo import BEGIN_OF_SENTENCE, END_OF_SENTENCE, PackedWords, pack_streams, pack_words
+from .engine_elmo import (
+    RecurrentWeights,
+    StepProducts,
+    WordVectors,
+    check_range,
+    encode_words,
+    keeps_shapes,
+    known,
+    multiplies_directions_together,
+    run_directions,
+)
+from .lstm_elmo import Clips, LstmWeights, lstm
+from .packing_elmo import PackedWords, pack_streams, pack_words
 from .pipelines_elmo import teach_pipelines
-from .softmax_elmo import ElmoSoftmax
-from .word_cache_elmo import WordVectorStore
+from .softmax_elmo import ElmoSoftmax, at_least_float32
 
 logger = logging.get_logger(__name__)
-
-# Character ids that frame a word, all one more than in bilm-tf because 0 means "no word here".
-BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER = 257, 258
-BEGIN_WORD_CHARACTER, END_WORD_CHARACTER = 259, 260
-PADDING_CHARACTER = 261
-
-# Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
-WORDS_PER_CHUNK = 128
-
-# Up to so many elements of a recurrent weight and so many sentences, a step on a CPU takes as long as the calls that
-# it is made of.
-SMALL_WEIGHT = 1 << 20
-SMALL_BATCH = 32
 
 # TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
 FORGET_BIAS = 1.0
@@ -64,27 +59,7 @@ FORGET_BIAS = 1.0
 NO_WORD_SCORE = -1e4
 
 
-class ElmoLinear(nn.Linear):
-    """`nn.Linear` that prepares its weight once for inference, when it multiplies a few words at a time."""
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features)
-        self._product = WeightCache()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not can_pack(self.weight):
-            return super().forward(inputs)
-        if torch.is_autocast_enabled("cpu") or needs_gradient(inputs, self.weight, self.bias):
-            self._product.clear()
-            return super().forward(inputs)
-        product = self._product.get([self.weight, self.bias], lambda: packed_product(self.weight, self.bias))
-        return product(inputs)
-
-
-class ElmoCarryGate(ElmoLinear):
-    """The gate of a highway layer. It has its own class because it starts almost closed: the input is carried on."""
-
-
+@known
 class ElmoHighway(nn.Module):
     """
     Highway layer (Srivastava et al., 2015): `g * relu(transform(x)) + (1 - g) * x` with `g = sigmoid(carry_gate(x))`.
@@ -94,37 +69,40 @@ class ElmoHighway(nn.Module):
 
     def __init__(self, config: ElmoConfig):
         super().__init__()
-        self.transform = ElmoLinear(config.num_filters, config.num_filters)
-        self.carry_gate = ElmoCarryGate(config.num_filters, config.num_filters)
+        self.transform = nn.Linear(config.num_filters, config.num_filters)
+        self.carry_gate = nn.Linear(config.num_filters, config.num_filters)
+        # It starts almost closed, so that the input is carried on; told to `_init_weights`.
+        self.carry_gate.starts_closed = True
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate = torch.sigmoid(self.carry_gate(hidden_states))
         return torch.lerp(hidden_states, F.relu(self.transform(hidden_states)), gate)
 
 
+@known
 class ElmoCharConvolution(nn.Conv1d):
-    """Filters of one width and their maximum over a word, as one product: several times faster than a convolution."""
+    """Filters of one width as one product: several times faster than a convolution over the characters of a word."""
 
     def forward(self, character_embeds: Tensor) -> Tensor:
-        """(words, characters, char_embedding_dim) -> (words, filters)."""
+        """(words, char_embedding_dim, characters) -> (words, filters, windows), as `nn.Conv1d`."""
         (width,) = self.kernel_size
         # (words, windows, width, char_embedding_dim)
-        windows = character_embeds.unfold(1, width, 1).transpose(2, 3)
+        windows = character_embeds.unfold(2, width, 1).permute(0, 2, 3, 1)
         # Two-dimensional, because three would become a small product for each word.
         # Not transposed: its gradient would be, and several processes exchange gradients in the order of the weight.
         weight = torch.cat(self.weight.unbind(2), dim=1)
-        products = F.linear(windows.flatten(0, 1).flatten(1), weight)
-        # The padding character is not masked: its windows take part in the maximum.
-        highest = products.unflatten(0, windows.shape[:2]).amax(1)
-        return highest + self.bias.to(highest.dtype)
+        products = F.linear(windows.flatten(0, 1).flatten(1), weight, self.bias)
+        return products.unflatten(0, windows.shape[:2]).transpose(1, 2)
 
 
+@known
 class ElmoCharacterEncoder(nn.Module):
     """Words from their characters: convolutions, maximum over positions, highways, projection (section 3.4)."""
 
     def __init__(self, config: ElmoConfig):
         super().__init__()
         self.max_characters_per_token = config.max_characters_per_token
+        self.filter_widths = tuple(width for width, _ in config.char_cnn_filters)
         self.embeddings = nn.Embedding(config.vocab_size, config.char_embedding_dim, padding_idx=config.pad_token_id)
         self.convolutions = nn.ModuleList(
             ElmoCharConvolution(config.char_embedding_dim, number, width) for width, number in config.char_cnn_filters
@@ -132,9 +110,9 @@ class ElmoCharacterEncoder(nn.Module):
         # Most checkpoints use relu; bilm-tf can also train with tanh.
         self.activation = torch.tanh if config.char_cnn_activation == "tanh" else F.relu
         self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
-        self.projection = ElmoLinear(config.num_filters, config.projection_dim)
+        self.projection = nn.Linear(config.num_filters, config.projection_dim)
         self.word_cache_size = config.word_cache_size
-        self._word_vectors = WeightCache()
+        self.word_vectors = WordVectors()
 
     def forward(self, character_ids: Tensor | None = None, character_embeds: Tensor | None = None) -> Tensor:
         """
@@ -147,46 +125,15 @@ class ElmoCharacterEncoder(nn.Module):
         """
         if character_embeds is None:
             character_embeds = self.embeddings(character_ids)
+        # (words, char_embedding_dim, characters)
+        character_embeds = character_embeds.transpose(1, 2)
+        # The padding character is not masked: its windows take part in the maximum.
+        highest = [filters(character_embeds).amax(2) for filters in self.convolutions]
         # (words, num_filters)
-        hidden_states = self.activation(
-            torch.cat([filters(character_embeds) for filters in self.convolutions], dim=-1)
-        )
+        hidden_states = self.activation(torch.cat(highest, dim=-1))
         for highway in self.highways:
             hidden_states = highway(hidden_states)
         return self.projection(hidden_states)
-
-    def encode_distinct(self, character_ids: Tensor) -> Tensor:
-        """As `forward`, for words of which each occurs once: remembers their vectors while the weights stay."""
-        parameters = list(self.parameters())
-        on_cpu = all(tensor.device.type == "cpu" for tensor in (character_ids, *parameters))
-        in_full = on_cpu and not torch.is_autocast_enabled("cpu") and not needs_gradient(*parameters)
-        # What hooks, buffers (pruning) and adapters (PEFT, which can be turned off) do, no parameter tells.
-        steady = not any(_has_hooks(module) or hasattr(module, "disable_adapters") for module in self.modules())
-        if not in_full or not steady or next(self.buffers(), None) is not None or not self.word_cache_size:
-            self._word_vectors.clear()
-            return self._encode_by_length(character_ids)
-        store = self._word_vectors.get(parameters, lambda: WordVectorStore(self.word_cache_size))
-        return store.lookup(character_ids, self._encode_by_length)
-
-    def forget(self):
-        """Drops the remembered word vectors."""
-        self._word_vectors.clear()
-
-    def _encode_by_length(self, character_ids: Tensor) -> Tensor:
-        """As `forward`, in chunks of words of similar length and without the padding that they share."""
-        if len(character_ids) == 0:
-            return self(character_ids)
-        widest = max(convolution.kernel_size[0] for convolution in self.convolutions)
-        positions = torch.arange(1, self.max_characters_per_token + 1, device=character_ids.device)
-        lengths = ((character_ids != PADDING_CHARACTER) * positions).amax(1)
-        lengths, order = torch.sort(lengths)
-        chunks = []
-        for chunk, longest in zip(
-            character_ids[order].split(WORDS_PER_CHUNK), lengths.split(WORDS_PER_CHUNK), strict=True
-        ):
-            # The maximum stays the same as long as one window of each width sees padding alone.
-            chunks.append(self(chunk[:, : int(longest[-1]) + widest]))
-        return torch.cat(chunks)[torch.argsort(order)]
 
     def boundary_ids(self, device: torch.device) -> Tensor:
         """(2, characters) character ids of `<S>` and `</S>`."""
@@ -197,12 +144,7 @@ class ElmoCharacterEncoder(nn.Module):
         return ids
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    # The last one is that of accelerate, which replaces `forward`.
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_hf_hook")
-    return any(getattr(module, name, None) for name in names)
-
-
+@known
 class ElmoLstmLayer(GradientCheckpointingLayer):
     """
     One LSTM layer in one direction, with a projected output and two clips (called `LSTMCell` with `num_proj` in
@@ -220,8 +162,6 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         self.weight_hh = nn.Parameter(torch.empty(4 * config.cell_size, config.projection_dim))
         self.bias = nn.Parameter(torch.empty(4 * config.cell_size))
         self.weight_hr = nn.Parameter(torch.empty(config.projection_dim, config.cell_size))
-        # Kept apart, so that batches of all kinds in turn do not prepare them anew.
-        self._products, self._single_products, self._shared_products = WeightCache(), WeightCache(), WeightCache()
 
     def _is_adapted(self) -> bool:
         """Whether an adapter of PEFT stands on a weight, which it does for the time of a call."""
@@ -229,15 +169,20 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
             type(step).__module__.startswith("peft.") for steps in self.parametrizations.values() for step in steps
         )
 
-    def weights(self, dtype: torch.dtype | None = None) -> LstmWeights:
-        """The weights, in `dtype` when given."""
+    def weights(self) -> LstmWeights:
+        """The weights as the layer multiplies with them."""
         offset = torch.zeros_like(self.bias)
         offset[self.cell_size : 2 * self.cell_size] = FORGET_BIAS
-        weights = LstmWeights(self.weight_ih, self.weight_hh, self.bias + offset, self.weight_hr)
-        return LstmWeights(*(weight.to(dtype) for weight in weights))
+        return LstmWeights(self.weight_ih, self.weight_hh, self.bias + offset, self.weight_hr)
 
     def forward(
-        self, inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], lengths: Tensor | None = None
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        batch_sizes: list[int],
+        lengths: Tensor | None = None,
+        prepared: StepProducts | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
@@ -246,6 +191,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
             cell: (batch, cell_size) initial state.
             batch_sizes: running sentences at each step.
             lengths: (batch,) when sentences end before their steps do.
+            prepared: products with the weights of the steps, where they were prepared.
 
         Returns:
             (N, projection_dim) outputs and the state of each sentence after its last word, as it came in.
@@ -255,54 +201,9 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
                 "LSTM weights with an adapter cannot be trained with gradient checkpointing, which would compute the "
                 "layer again without it. Train without `gradient_checkpointing`."
             )
-        if lengths is not None:
-            results = lstm_traced(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths)
-        else:
-            results = self.run(inputs, hidden, cell, batch_sizes)
-        outputs, final_hidden, final_cell = results
+        outputs, *states = lstm(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths, prepared)
         # The state that recurs is the one before the skip connection.
-        return (outputs + inputs if self.add_skip else outputs), final_hidden, final_cell
-
-    def run(
-        self,
-        inputs: Tensor,
-        hidden: Tensor,
-        cell: Tensor,
-        batch_sizes: list[int],
-        beside: "ElmoLstmLayer | None" = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """
-        As `forward`, without the skip connection. With the other direction's layer `beside` it, every tensor has a
-        first dimension of 2 and both layers run in the same products.
-        """
-        layers = [self] if beside is None else [self, beside]
-        # Asked for by name: with an adapter (PEFT) they are sums, of which `parameters()` knows but one half.
-        tensors = [
-            tensor for layer in layers for tensor in (layer.weight_ih, layer.weight_hh, layer.bias, layer.weight_hr)
-        ]
-        device_type = inputs.device.type
-        # Autocast does not reach into a function with a backward pass of its own, nor into prepared weights.
-        autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if autocast else self.weight_ih.dtype
-        inputs, hidden, cell = (tensor.to(dtype) for tensor in (inputs, hidden, cell))
-
-        def weights() -> LstmWeights:
-            single = [layer.weights(dtype) for layer in layers]
-            return single[0] if beside is None else LstmWeights(*map(torch.stack, zip(*single, strict=True)))
-
-        with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
-            if needs_gradient(inputs, hidden, cell, *tensors):
-                for cache in (self._products, self._single_products, self._shared_products):
-                    cache.clear()
-                return LstmFunction.apply(inputs, hidden, cell, *weights(), batch_sizes, self.clips)
-            if inputs.device.type == "cpu":
-                single = beside is None and len(hidden) == 1
-                alone = self._single_products if single else self._products
-                cache = alone if beside is None else self._shared_products
-                products = cache.get(tensors, lambda: prepare_products(weights(), single), dtype)
-            else:
-                products = prepare_products(weights())
-            return lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
+        return (outputs + inputs if self.add_skip else outputs), *states
 
 
 class ElmoEncoder(nn.Module):
@@ -313,6 +214,7 @@ class ElmoEncoder(nn.Module):
         self.dropout = nn.Dropout(config.bilm_dropout)
         self.forward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
         self.backward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
+        self.recurrent_weights = RecurrentWeights()
 
     def forward(
         self, word_vectors: Tensor, packed_words: PackedWords, lstm_states: tuple[Tensor, Tensor]
@@ -330,17 +232,22 @@ class ElmoEncoder(nn.Module):
         hidden, cell = (state[packed_words.sorted_rows].movedim(0, 2) for state in lstm_states)
         forward_inputs = word_vectors[packed_words.forward_words]
         backward_inputs = word_vectors[packed_words.backward_words]
-        if self._batches_directions(packed_words):
-            results = self._run_both(torch.stack([forward_inputs, backward_inputs]), hidden, cell, packed_words)
+        if packed_words.lengths is None and multiplies_directions_together(self, len(packed_words.sorted_rows)):
+            results = self._run_together(torch.stack([forward_inputs, backward_inputs]), hidden, cell, packed_words)
         else:
+            products = None
+            if packed_words.lengths is None:
+                batch_sizes = packed_words.batch_sizes
+                products = self.recurrent_weights.products(self, len(packed_words.sorted_rows), len(batch_sizes))
+            ahead, behind = (None, None) if products is None else (products[: len(hidden)], products[len(hidden) :])
             tasks = [
-                partial(self._run_direction, layers, inputs, hidden[:, direction], cell[:, direction], packed_words)
-                for direction, (layers, inputs) in enumerate(
-                    ((self.forward_layers, forward_inputs), (self.backward_layers, backward_inputs))
-                )
+                partial(self._run_direction, self.forward_layers, forward_inputs, hidden[:, 0], cell[:, 0]),
+                partial(self._run_direction, self.backward_layers, backward_inputs, hidden[:, 1], cell[:, 1]),
             ]
-            side_by_side = self._side_by_side_wins(word_vectors, packed_words)
-            results = run_side_by_side(tasks) if side_by_side else [task() for task in tasks]
+            tasks = [
+                partial(task, packed_words, prepared) for task, prepared in zip(tasks, (ahead, behind), strict=True)
+            ]
+            results = run_directions(self, word_vectors, tasks)
         (forward_outputs, *forward_states), (backward_outputs, *backward_states) = results
 
         layers = [
@@ -354,68 +261,50 @@ class ElmoEncoder(nn.Module):
         )
         return layers, (hidden, cell)
 
-    def _batches_directions(self, packed_words: PackedWords) -> bool:
-        """Whether both directions share their products: half the calls, where calls and not the products are slow."""
-        layers = [*self.forward_layers, *self.backward_layers]
-        if packed_words.lengths is not None or not all(map(self._may_be_passed_by, layers)):
-            return False
-        devices = {parameter.device for layer in layers for parameter in layer.parameters()}
-        if len(devices) != 1:
-            return False
-        device_type = devices.pop().type
-        if device_type == "cpu":
-            return layers[0].weight_hh.numel() <= SMALL_WEIGHT and len(packed_words.sorted_rows) <= SMALL_BATCH
-        return device_type != "meta"
-
-    @staticmethod
-    def _may_be_passed_by(layer: nn.Module) -> bool:
-        """Whether nothing (hooks, sharding, parametrizations, adapters, checkpointing) acts on calls of the layer."""
-        return type(layer) is ElmoLstmLayer and not _has_hooks(layer) and not layer.gradient_checkpointing
-
     def _run_direction(
-        self, layers: nn.ModuleList, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
+        self,
+        layers: nn.ModuleList,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        packed_words: PackedWords,
+        products: list[StepProducts] | None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """
-        Runs one stack of layers.
+        Runs one stack of layers, with prepared `products` if there are any.
 
         Returns:
             `inputs` and each layer's (N, projection_dim) output, the final (layers, batch, projection_dim) hidden
             states and (layers, batch, cell_size) cells.
         """
         outputs, final_hidden, final_cell = [inputs], [], []
-        for layer, layer_hidden, layer_cell in zip(layers, hidden, cell, strict=True):
+        for index, layer in enumerate(layers):
             # What is skipped past a layer is dropped as well, as in bilm-tf.
             read = self.dropout(outputs[-1])
-            output, *state = layer(read, layer_hidden, layer_cell, packed_words.batch_sizes, packed_words.lengths)
+            prepared = () if products is None else (products[index],)
+            output, *state = layer(
+                read, hidden[index], cell[index], packed_words.batch_sizes, packed_words.lengths, *prepared
+            )
             outputs.append(output)
             final_hidden.append(state[0].to(inputs.device))
             final_cell.append(state[1].to(inputs.device))
         return outputs, torch.stack(final_hidden), torch.stack(final_cell)
 
-    def _run_both(
+    def _run_together(
         self, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
     ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
-        """As `_run_direction` for both directions; `inputs` (2, N, projection_dim)."""
+        """As `_run_direction`, for both directions in the same products; `inputs` (2, N, projection_dim)."""
         outputs, final_hidden, final_cell = [inputs], [], []
         for index, (ahead, behind) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
             read = self.dropout(outputs[-1])
-            output, *state = ahead.run(read, hidden[index], cell[index], packed_words.batch_sizes, behind)
+            weights = ahead.weights(), behind.weights()
+            output, *state = lstm(read, hidden[index], cell[index], packed_words.batch_sizes, weights, ahead.clips)
             outputs.append(output + read if ahead.add_skip else output)
             final_hidden.append(state[0])
             final_cell.append(state[1])
         # (layers, 2, batch, size)
         hidden, cell = torch.stack(final_hidden), torch.stack(final_cell)
         return [([output[d] for output in outputs], hidden[:, d], cell[:, d]) for d in range(2)]
-
-    def _side_by_side_wins(self, word_vectors: Tensor, packed_words: PackedWords) -> bool:
-        """Whether each direction gets half the threads, which beats all threads for one direction after the other."""
-        return (
-            not needs_gradient(word_vectors, *self.parameters())
-            and packed_words.lengths is None
-            and word_vectors.device.type == "cpu"
-            and torch.get_num_threads() > 1
-            and not torch.is_autocast_enabled("cpu")
-        )
 
 
 class ElmoScalarMix(nn.Module):
@@ -476,7 +365,7 @@ class ElmoInitialState(nn.Module):
 def _normalize_over_batch(layer: Tensor, mask: Tensor | None) -> Tensor:
     """One mean and one variance over all unmasked positions and features *of the batch*, as in AllenNLP."""
     # In float32 at least: the sums run over the whole batch.
-    values = layer.float() if layer.dtype in (torch.float16, torch.bfloat16) else layer
+    values = at_least_float32(layer)
     if mask is None:
         mask = values.new_ones(values.shape[:-1], dtype=torch.bool)
     mask = mask.unsqueeze(-1)
@@ -515,21 +404,6 @@ class ElmoPreTrainedModel(PreTrainedModel):
     # and the softmax of the language model serves that one alone.
     _keys_to_ignore_on_load_unexpected = [r"scalar_mixes\.\d+\.", r"^softmax\."]
     _keys_to_ignore_on_load_missing = [r"scalar_mixes\.\d+\."]
-    # The first so many mixes are read; all of them when absent.
-    _num_mixes_read: int | None = None
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Loads a folder or Hub repository, see `PreTrainedModel.from_pretrained`."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        # transformers 5 puts new parameters in the places of those that `__init__` made.
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_unread_mixes()
-        return loaded
-
-    def _freeze_unread_mixes(self):
-        """A gradient of mixes that nothing reads is what processes that train together would wait for."""
-        if self._num_mixes_read is not None:
-            self.base_model.scalar_mixes[self._num_mixes_read :].requires_grad_(False)
 
     def _init_weights(self, module: nn.Module):
         """Initialises as bilm-tf does, each standard deviation times `initializer_factor`."""
@@ -555,10 +429,30 @@ class ElmoPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.scalar_parameters)
             nn.init.ones_(module.gamma)
         if isinstance(module, nn.Conv1d | nn.Linear) and module.bias is not None:
-            nn.init.constant_(module.bias, -2.0 * factor if isinstance(module, ElmoCarryGate) else 0.0)
+            starts_closed = getattr(module, "starts_closed", False)
+            nn.init.constant_(module.bias, -2.0 * factor if starts_closed else 0.0)
+
+    @staticmethod
+    def _check_keywords(keywords: dict[str, object]):
+        """Raises a `TypeError` for a keyword that no model of transformers takes: a misspelled one."""
+        unknown = keywords.keys() - TransformersKwargs.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"`forward` got keyword arguments that it does not know: {', '.join(sorted(unknown))}.")
 
     def _returned(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
+    def clear_cache(self):
+        """
+        Declares that the weights have changed: drops the word vectors and prepared weights that a model on a CPU keeps
+        between calls.
+
+        Needed only after a write that goes around PyTorch (`weight.data`, a NumPy or DLPack view, memory shared with
+        another process) to a model with more than 8 MB of weights, and then only for calls of fewer than eight
+        sentences: larger batches and smaller models compare all bits, and every other change is noticed at once.
+        """
+        self.base_model.character_encoder.word_vectors.clear()
+        self.base_model.encoder.recurrent_weights.clear()
 
     def freeze_bilm(self):
         """
@@ -641,6 +535,20 @@ class ElmoModelOutput(ModelOutput):
         return self.lstm_hidden, self.lstm_cell
 
 
+class ReadSentences(NamedTuple):
+    """What the biLM makes of a batch of sentences."""
+
+    layers: list[Tensor]  # one (N, hidden_size) tensor for each layer, word vectors first
+    lstm_states: tuple[Tensor, Tensor]  # after each sentence, as in `ElmoModelOutput`
+    packed_words: PackedWords  # where each of the N positions stands
+    mask: Tensor  # (batch, words) bool
+    leading_shape: torch.Size  # the dimensions that were flattened into the batch
+
+    def in_place(self, packed: Tensor) -> Tensor:
+        """(N, features) in the order of the LSTMs -> (..., words, features), zeros where there is no word."""
+        return self.packed_words.scatter(packed).unflatten(0, (*self.leading_shape, self.packed_words.width))
+
+
 class ElmoModel(ElmoPreTrainedModel):
     """
     ELMo: character encoder, bidirectional language model and scalar mix ("Deep contextualized word representations",
@@ -648,16 +556,22 @@ class ElmoModel(ElmoPreTrainedModel):
 
     A sentence's vectors depend on the sentence alone: no state stays between calls, and neither neighbours in the
     batch nor padding change more than float rounding (but see `do_layer_norm`).
+
+    Args:
+        config: sizes and behaviours.
+        num_mixes: scalar mixes to make, `config.num_output_representations` when absent. Heads read one; the language
+            model reads the top layer, which is `last_hidden_state` when there is no mix.
     """
 
     _auto_class = "AutoModel"
 
-    def __init__(self, config: ElmoConfig):
+    def __init__(self, config: ElmoConfig, num_mixes: int | None = None):
         super().__init__(config)
         self.character_encoder = ElmoCharacterEncoder(config)
         self.encoder = ElmoEncoder(config)
         self.initial_state = ElmoInitialState(config) if config.fixed_initial_state else None
-        self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_output_representations))
+        num_mixes = config.num_output_representations if num_mixes is None else num_mixes
+        self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(num_mixes))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
@@ -675,7 +589,7 @@ class ElmoModel(ElmoPreTrainedModel):
         lstm_states: tuple[Tensor, Tensor] | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ElmoModelOutput | tuple:
         """
         Args:
@@ -692,34 +606,31 @@ class ElmoModel(ElmoPreTrainedModel):
         Raises:
             ValueError: ids, mask or states do not fit. The message gives both shapes.
         """
+        self._check_keywords(kwargs)
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
 
-        layers, lstm_states, packed_words, mask, leading_shape = self.read_sentences(
-            input_ids, attention_mask, inputs_embeds, lstm_states
-        )
-        output_shape = (*leading_shape, mask.shape[1] + 2 * config.keep_sentence_boundaries)
-
-        def in_place(packed: Tensor) -> Tensor:
-            return packed_words.scatter(packed).unflatten(0, output_shape)
-
-        hidden_states = tuple(map(in_place, layers)) if output_hidden_states else None
-        if hidden_states is None or config.do_layer_norm:
-            mixtures = [in_place(mix(layers, packed_words.valid)) for mix in self.scalar_mixes]
+        sentences = self.read_sentences(input_ids, attention_mask, inputs_embeds, lstm_states)
+        hidden_states = tuple(map(sentences.in_place, sentences.layers)) if output_hidden_states else None
+        if not self.scalar_mixes:
+            mixtures = [sentences.in_place(sentences.layers[-1])]
+        elif hidden_states is None or config.do_layer_norm:
+            valid = sentences.packed_words.valid
+            mixtures = [sentences.in_place(mix(sentences.layers, valid)) for mix in self.scalar_mixes]
         else:
             # The same sums, but on the way of the gradient, which attribution methods ask `hidden_states` for.
             mixtures = [mix(hidden_states) for mix in self.scalar_mixes]
         representations = tuple(map(self.dropout, mixtures))
+        mask = sentences.mask.unflatten(0, sentences.leading_shape)
         if config.keep_sentence_boundaries:
-            ones = torch.ones(len(packed_words.slots), 1, dtype=torch.bool, device=mask.device)
-            mask = packed_words.scatter(ones).unflatten(0, output_shape)
+            mask = sentences.in_place(torch.ones_like(sentences.packed_words.slots, dtype=torch.bool)[:, None])[..., 0]
         outputs = ElmoModelOutput(
             last_hidden_state=representations[0],
             other_representations=torch.stack(representations[1:], dim=1) if len(representations) > 1 else None,
-            mask=mask.reshape(output_shape),
-            lstm_hidden=lstm_states[0],
-            lstm_cell=lstm_states[1],
+            mask=mask,
+            lstm_hidden=sentences.lstm_states[0],
+            lstm_cell=sentences.lstm_states[1],
             hidden_states=hidden_states,
         )
         return self._returned(outputs, return_dict)
@@ -730,21 +641,14 @@ class ElmoModel(ElmoPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         lstm_states: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[list[Tensor], tuple[Tensor, Tensor], PackedWords, Tensor, torch.Size]:
-        """
-        Runs the biLM; arguments as in `forward`.
-
-        Returns:
-            One (N, hidden_size) tensor a layer, the final states, where each of the N positions stands, the (batch,
-            words) mask and the leading dimensions that were flattened into its batch.
-        """
+    ) -> ReadSentences:
+        """Runs the biLM; arguments as in `forward`."""
         mask, leading_shape = self._word_mask(input_ids, attention_mask, inputs_embeds)
-        static_shapes = mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        word_vectors, word_rows = self._word_vectors(input_ids, inputs_embeds, mask, static_shapes)
-        packed_words = pack_words(mask, word_rows, self.config.keep_sentence_boundaries, static_shapes)
+        word_vectors, word_rows = self._word_vectors(input_ids, inputs_embeds, mask)
+        packed_words = pack_words(mask, word_rows, self.config.keep_sentence_boundaries, keeps_shapes(mask))
         lstm_states = self._initial_states(lstm_states, len(mask), word_vectors)
         layers, lstm_states = self.encoder(word_vectors, packed_words, lstm_states)
-        return layers, lstm_states, packed_words, mask, leading_shape
+        return ReadSentences(layers, lstm_states, packed_words, mask, leading_shape)
 
     def read_streams(
         self, input_ids: Tensor, backward_input_ids: Tensor, lstm_states: tuple[Tensor, Tensor] | None = None
@@ -771,7 +675,7 @@ class ElmoModel(ElmoPreTrainedModel):
         mask, _ = self._word_mask(both, None, None)
         if not mask.all():
             raise ValueError("Streams must be without padding, had rows of zeros in `input_ids`.")
-        word_vectors, word_rows = self._word_vectors(both, None, mask, static_shapes=mask.is_meta)
+        word_vectors, word_rows = self._word_vectors(both, None, mask)
         batch, words = input_ids.shape[:2]
         lstm_states = self._initial_states(lstm_states, batch, word_vectors)
         return self.encoder(word_vectors, pack_streams(*word_rows.view(2, batch, words)), lstm_states)
@@ -800,6 +704,8 @@ class ElmoModel(ElmoPreTrainedModel):
                     f"`input_ids` must have shape (batch, words, {characters}), was: {tuple(input_ids.shape)}. "
                     "`ElmoTokenizer` and `batch_to_ids` make such ids."
                 )
+            if input_ids.is_floating_point() or input_ids.is_complex() or input_ids.dtype == torch.bool:
+                raise TypeError(f"`input_ids` must be whole numbers, torch.long for example, was: {input_ids.dtype}.")
             shape = input_ids.shape[:-1]
             mask = (input_ids != 0).any(-1)
         else:
@@ -821,40 +727,18 @@ class ElmoModel(ElmoPreTrainedModel):
         return mask.reshape(shape[:-1].numel(), shape[-1]), shape[:-1]
 
     def _word_vectors(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, mask: Tensor, static_shapes: bool
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """
         Returns the (rows, projection_dim) table of word vectors, boundaries first, and the (batch, words) row of each
         word in it.
         """
-        # On the device of the input: offloaded weights are on meta until their module is called.
-        boundary_ids = self.character_encoder.boundary_ids(mask.device)
-        if inputs_embeds is not None:
-            boundaries = self.character_encoder.embeddings(boundary_ids).to(inputs_embeds)
-            character_embeds = torch.cat([boundaries, inputs_embeds.flatten(0, -3)])
-            vectors = self.character_encoder(character_embeds=character_embeds)
-            return vectors, torch.arange(2, len(vectors), device=mask.device).view_as(mask)
-
-        character_ids = input_ids.flatten(0, -2)
-        if static_shapes:
-            table, rows = character_ids, torch.arange(2, mask.numel() + 2, device=mask.device)
-        else:
-            self._check_range(character_ids)
-            is_word = mask.flatten()
-            table, distinct_rows = _distinct_words(character_ids[is_word])
-            rows = torch.zeros_like(is_word, dtype=torch.long).masked_scatter_(is_word, distinct_rows + 2)
-        table = torch.cat([boundary_ids, table])
-        encode = self.character_encoder if static_shapes else self.character_encoder.encode_distinct
-        return encode(table), rows.view_as(mask)
-
-    def _check_range(self, character_ids: Tensor):
-        if character_ids.numel() == 0:
-            return
-        low, high = torch.aminmax(character_ids)
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(
-                f"`input_ids` must be from 0 to {self.config.vocab_size - 1}, was: from {low.item()} to {high.item()}."
-            )
+        if input_ids is not None:
+            return encode_words(self.character_encoder, input_ids.flatten(0, -2), mask)
+        boundaries = self.character_encoder.embeddings(self.character_encoder.boundary_ids(mask.device))
+        character_embeds = torch.cat([boundaries.to(inputs_embeds), inputs_embeds.flatten(0, -3)])
+        vectors = self.character_encoder(character_embeds=character_embeds)
+        return vectors, torch.arange(2, len(vectors), device=mask.device).view_as(mask)
 
     def _initial_states(
         self, lstm_states: tuple[Tensor, Tensor] | None, batch: int, like: Tensor
@@ -872,23 +756,6 @@ class ElmoModel(ElmoPreTrainedModel):
                 f"`lstm_states` must be hidden {shapes[0]} and cell {shapes[1]}, was: {' and '.join(map(str, given))}."
             )
         return lstm_states[0].to(like), lstm_states[1].to(like)
-
-
-def _distinct_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the distinct rows of (words, characters) ids and the index of each word among them."""
-    if len(character_ids) == 0:
-        return character_ids, character_ids.new_zeros(0, dtype=torch.long)
-    # Sorting one fingerprint a word is far cheaper than sorting rows. Integer arithmetic wraps.
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(1 << 62), 1 << 62, (character_ids.shape[1],), generator=generator)
-    fingerprints = (character_ids.long() * factors.to(character_ids.device)).sum(1)
-    distinct, rows = torch.unique(fingerprints, return_inverse=True)
-    positions = torch.arange(len(rows), device=rows.device)
-    table = character_ids[torch.empty_like(distinct).index_copy_(0, rows, positions)]
-    if not torch.equal(table[rows], character_ids):
-        # Two words share a fingerprint; the slow way is always right.
-        return torch.unique(character_ids, dim=0, return_inverse=True)
-    return table, rows
 
 
 @dataclass
@@ -950,13 +817,11 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
     _auto_class = "AutoModelForPreTraining"
     # Its losses are averages: a `Trainer` that accumulates gradients averages them once more.
     accepts_loss_kwargs = False
-    _num_mixes_read = 0
 
     def __init__(self, config: ElmoConfig):
         super().__init__(config)
         _check_without_boundaries(config)
-        self.elmo = ElmoModel(config)
-        self._freeze_unread_mixes()
+        self.elmo = ElmoModel(config, num_mixes=0)
         self.dropout = nn.Dropout(config.bilm_dropout)
         self.softmax = ElmoSoftmax(config)
         self.post_init()
@@ -972,7 +837,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         backward_labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ElmoForPreTrainingOutput | tuple:
         """
         Reads sentences, or with `backward_input_ids` windows of two streams.
@@ -989,6 +854,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         Raises:
             ValueError: labels do not fit or are not in the vocabulary.
         """
+        self._check_keywords(kwargs)
         if backward_input_ids is not None:
             layers, lstm_states = self.elmo.read_streams(input_ids, backward_input_ids, lstm_states)
 
@@ -998,14 +864,9 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             features = layers[-1].chunk(2, dim=-1)
             targets = None if labels is None else (labels.t().flatten(), backward_labels.t().flatten())
         else:
-            layers, lstm_states, packed_words, mask, leading_shape = self.elmo.read_sentences(
-                input_ids, attention_mask, inputs_embeds, lstm_states
-            )
-
-            def in_place(packed: Tensor) -> Tensor:
-                return packed_words.scatter(packed).unflatten(0, (*leading_shape, mask.shape[1]))
-
-            features, targets = self._neighbours(layers[-1], packed_words, mask, labels)
+            sentences = self.elmo.read_sentences(input_ids, attention_mask, inputs_embeds, lstm_states)
+            layers, lstm_states, in_place = sentences.layers, sentences.lstm_states, sentences.in_place
+            features, targets = self._neighbours(sentences, labels)
         outputs = ElmoForPreTrainingOutput(lstm_hidden=lstm_states[0], lstm_cell=lstm_states[1])
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             outputs.hidden_states = tuple(map(in_place, layers))
@@ -1031,10 +892,9 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             attention_mask: (batch, words) 0 at padding.
             lstm_states: states to start from.
         """
-        layers, lstm_states, packed_words, mask, _ = self.elmo.read_sentences(
-            input_ids, attention_mask, None, lstm_states
-        )
-        features, targets = self._neighbours(layers[-1], packed_words, mask, labels)
+        sentences = self.elmo.read_sentences(input_ids, attention_mask, None, lstm_states)
+        packed_words, mask = sentences.packed_words, sentences.mask
+        features, targets = self._neighbours(sentences, labels)
         first, second = packed_words.consecutive()
         ends = []
         for half, words, positions in zip(features, targets, (second, first), strict=True):
@@ -1045,7 +905,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             places = values.new_zeros(packed_words.num_slots + len(mask)).index_copy(0, slots, values)
             ends.append(places.split([packed_words.num_slots, len(mask)]))
         (ahead, end), (behind, begin) = ends
-        return WordLogProbabilities(ahead.view(mask.shape), behind.view(mask.shape), end, begin, lstm_states)
+        return WordLogProbabilities(ahead.view(mask.shape), behind.view(mask.shape), end, begin, sentences.lstm_states)
 
     @torch.no_grad()
     def substitutes(
@@ -1068,7 +928,8 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         Returns:
             (batch, word_vocab_size) logarithms of probabilities, which sum to 1.
         """
-        layers, _, packed_words, mask, _ = self.elmo.read_sentences(input_ids, attention_mask, None, lstm_states)
+        sentences = self.elmo.read_sentences(input_ids, attention_mask, None, lstm_states)
+        packed_words, mask = sentences.packed_words, sentences.mask
         columns = columns.to(mask.device)
         if columns.shape != mask.shape[:1] or not (columns.min() >= 0 and columns.max() < mask.shape[1]):
             raise ValueError(
@@ -1076,7 +937,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             )
         if not mask[torch.arange(len(mask)), columns].all():
             raise ValueError(f"`columns` must point to words, but one of {columns.tolist()} points to padding.")
-        ahead, behind = layers[-1].chunk(2, dim=-1)
+        ahead, behind = sentences.layers[-1].chunk(2, dim=-1)
         first, second = packed_words.consecutive()
         # (num_slots + 1,) for each word's place, the position before and the one after it
         before, after = (packed_words.slots.new_zeros(packed_words.num_slots + 1) for _ in range(2))
@@ -1085,15 +946,17 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         scores = self.softmax(ahead[before[places]]) + self.softmax(behind[after[places]])
         return torch.log_softmax(scores, dim=-1)
 
+    @staticmethod
     def _neighbours(
-        self, top: Tensor, packed_words: PackedWords, mask: Tensor, labels: Tensor | None
+        sentences: ReadSentences, labels: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
         """
         Of each two neighbours of a sentence, the forward direction predicts the second from the first, the backward
         direction the first from the second. Returns the (pairs, projection_dim) tops and the (pairs,) words of both.
         """
+        packed_words, mask = sentences.packed_words, sentences.mask
         first, second = packed_words.consecutive()
-        ahead, behind = top.chunk(2, dim=-1)
+        ahead, behind = sentences.layers[-1].chunk(2, dim=-1)
         features = ahead[first], behind[second]
         if labels is None:
             return features, None
@@ -1103,18 +966,19 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             )
         # (N,) the words in forward order, boundaries included
         words = F.pad(labels.flatten(), (0, 1))[packed_words.slots]
-        is_boundary = packed_words.slots == packed_words.num_slots
-        words[is_boundary] = END_OF_SENTENCE
-        words[: packed_words.batch_sizes[0]] = BEGIN_OF_SENTENCE
-        return features, (words[second], words[first])
+        is_begin, is_end = packed_words.boundaries()
+        words = torch.where(is_begin, WORD_VOCABULARY_START.index(BEGIN_SENTENCE), words)
+        words = torch.where(is_end, WORD_VOCABULARY_START.index(END_SENTENCE), words)
+        if packed_words.valid is None:
+            return features, (words[second], words[first])
+        # A sentence's last pair ends at its `</S>`; behind it there is padding.
+        is_pair = packed_words.valid[second]
+        return features, tuple(torch.where(is_pair, words[of], -100) for of in (second, first))
 
     def _losses(self, features: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean loss of both directions, over the labels other than -100; 0 if there is none."""
         words = torch.cat(targets).to(features[0].device, torch.long)
-        if len(words) and int(words.max()) >= self.config.word_vocab_size:
-            raise ValueError(
-                f"`labels` must be less than `word_vocab_size` = {self.config.word_vocab_size}, was: {words.max()}."
-            )
+        check_range("labels", words, -100, self.config.word_vocab_size)
         sampled = self.training and self.softmax.samples
         losses = (self.softmax.sampled_loss if sampled else self.softmax.loss)(
             self.dropout(torch.cat(features)), words
@@ -1145,26 +1009,41 @@ class ElmoHeadLstm(nn.Module):
         return outputs.to(words.dtype).masked_scatter(mask.unsqueeze(-1), words)
 
 
+# Keywords of `from_pretrained` that say where a configuration is.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
 class ElmoHead(ElmoPreTrainedModel):
     """
     What the heads share: the biLM with its first scalar mix, a BiLSTM if the configuration asks for one
     (`head_lstm_size`), dropout and a linear layer. They return no LSTM states, which nobody wants gathered.
     """
 
-    _num_mixes_read = 1
-    # Numbers that the linear layer gives; one a label when absent.
-    num_scores: int | None = None
+    # Name of the linear layer and the numbers that it gives, one for each label when absent. Heads whose layers mean
+    # different things have different names, so that none loads the layer of another.
+    output_name, num_scores = "classifier", None
 
     def __init__(self, config: ElmoConfig):
         super().__init__(config)
         _check_without_boundaries(config)
-        self.elmo = ElmoModel(config)
-        self._freeze_unread_mixes()
+        self.elmo = ElmoModel(config, num_mixes=1)
         self.context = ElmoHeadLstm(config) if config.head_lstm_size is not None else None
         width = 2 * config.head_lstm_size if config.head_lstm_size is not None else config.hidden_size
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(width, config.num_labels if self.num_scores is None else self.num_scores)
+        num_scores = config.num_labels if self.num_scores is None else self.num_scores
+        setattr(self, self.output_name, nn.Linear(width, num_scores))
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Loads a folder or Hub repository, see `PreTrainedModel.from_pretrained`."""
+        if cls.output_name != "classifier" and kwargs.get("key_mapping") is None:
+            # Until version 0.1 every head's layer had the same name.
+            hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            saved, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_options)
+            if cls.__name__ in (saved.get("architectures") or ()):
+                kwargs["key_mapping"] = {r"^classifier\.": f"{cls.output_name}."}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def _read(
         self,
@@ -1183,7 +1062,7 @@ class ElmoHead(ElmoPreTrainedModel):
         return features, mask.to(features.device), outputs.hidden_states
 
     def _score(self, features: Tensor) -> Tensor:
-        return self.classifier(self.dropout(features))
+        return getattr(self, self.output_name)(self.dropout(features))
 
     def _score_sentences(self, features: Tensor, mask: Tensor) -> Tensor:
         """(..., words, features), (..., words) -> (..., scores)."""
@@ -1215,8 +1094,7 @@ def _cross_entropy(scores: Tensor, labels: Tensor, num_items: Tensor | int | Non
         num_items: what to divide the sum by instead: `num_items_in_batch` of a `Trainer` that accumulates gradients.
     """
     labels = labels.to(scores.device, torch.long).flatten()
-    # In float32: a sum of many small losses.
-    total = F.cross_entropy(scores.float().flatten(0, -2), labels, reduction="sum")
+    total = F.cross_entropy(at_least_float32(scores).flatten(0, -2), labels, reduction="sum")
     return _divided(total, labels.ne(-100).sum().clamp(min=1) if num_items is None else num_items)
 
 
@@ -1238,7 +1116,7 @@ class ElmoForTokenClassification(ElmoHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput | tuple:
         """
         Args:
@@ -1249,6 +1127,7 @@ class ElmoForTokenClassification(ElmoHead):
         Returns:
             `logits` (batch, words, num_labels), at padding too, and with `labels` the cross entropy `loss`.
         """
+        self._check_keywords(kwargs)
         features, _, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         logits = self._score(features)
         loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)
@@ -1270,7 +1149,7 @@ class ElmoForSequenceClassification(ElmoHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput | tuple:
         """
         Args:
@@ -1288,6 +1167,7 @@ class ElmoForSequenceClassification(ElmoHead):
         Raises:
             ValueError: the labels' shape does not fit the problem.
         """
+        self._check_keywords(kwargs)
         features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         logits = self._score_sentences(features, mask)
         loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
@@ -1313,7 +1193,7 @@ class ElmoForSequenceClassification(ElmoHead):
             )
         if not per_class:
             return _cross_entropy(logits, labels, num_items)
-        logits = logits.float()
+        logits = at_least_float32(logits)
         labels = labels.to(logits).view_as(logits)
         loss = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
         return _divided(loss(logits, labels, reduction="sum"), labels.numel() if num_items is None else num_items)
@@ -1323,7 +1203,7 @@ class ElmoForQuestionAnswering(ElmoHead):
     """ELMo that finds the answer to a question in a text: its first and its last word."""
 
     _auto_class = "AutoModelForQuestionAnswering"
-    num_scores = 2
+    output_name, num_scores = "qa_outputs", 2
 
     def forward(
         self,
@@ -1335,7 +1215,7 @@ class ElmoForQuestionAnswering(ElmoHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput | tuple:
         """
         Args:
@@ -1350,6 +1230,7 @@ class ElmoForQuestionAnswering(ElmoHead):
             `start_logits` and `end_logits` (batch, words), very low at padding, and with both positions the `loss`,
             the mean of the two cross entropies.
         """
+        self._check_keywords(kwargs)
         features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         scores = self._score(features).masked_fill(~mask.unsqueeze(-1), NO_WORD_SCORE)
         start_logits, end_logits = (one.contiguous() for one in scores.unbind(-1))
@@ -1379,7 +1260,7 @@ class ElmoForMultipleChoice(ElmoHead):
     """ELMo that chooses between several texts, or several endings of one text."""
 
     _auto_class = "AutoModelForMultipleChoice"
-    num_scores = 1
+    output_name, num_scores = "choice_outputs", 1
 
     def forward(
         self,
@@ -1390,7 +1271,7 @@ class ElmoForMultipleChoice(ElmoHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput | tuple:
         """
         Args:
@@ -1401,6 +1282,7 @@ class ElmoForMultipleChoice(ElmoHead):
         Returns:
             `logits` (batch, choices) and with `labels` the cross entropy `loss`.
         """
+        self._check_keywords(kwargs)
         features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         logits = self._score_sentences(features, mask).squeeze(-1)
         loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)

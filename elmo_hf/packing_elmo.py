@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where each word of a batch stands: in the batch, in the time-major order of the LSTMs and in the output."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ class PackedWords:
         forward_to_backward: (N,) for each position in forward order, where backward order has it.
         slots: (N,) for each position in forward order, its place in the flattened output; `num_slots` is a place
             that is thrown away.
-        num_slots: places in the flattened output.
+        num_slots: places in the flattened output, `width` for each row of the batch.
         lengths: (batch,) sentence lengths with boundaries, in the order of `sorted_rows`, when the positions include
             padding that must not reach the final state; else `None`.
         valid: (N,) which positions are no padding, or `None` when all are.
@@ -37,6 +39,7 @@ class PackedWords:
     forward_to_backward: Tensor
     slots: Tensor
     num_slots: int
+    width: int
     lengths: Tensor | None = None
     valid: Tensor | None = None
 
@@ -47,11 +50,14 @@ class PackedWords:
 
     def consecutive(self) -> tuple[Tensor, Tensor]:
         """(N - batch,) positions in forward order of the first and of the second of each two neighbours."""
-        sizes = torch.tensor(self.batch_sizes, dtype=torch.long, device=self.slots.device)
-        second = torch.arange(len(self.sorted_rows), int(sizes.sum()), device=sizes.device)
+        second = torch.arange(len(self.sorted_rows), sum(self.batch_sizes), device=self.slots.device)
         # A sentence stands one step's running sentences further on at the next step.
-        first = second - torch.repeat_interleave(sizes[:-1], sizes[1:])
-        return first, second
+        distances = [second.new_full((running,), before) for before, running in pairwise(self.batch_sizes)]
+        return (second - torch.cat(distances) if distances else second), second
+
+    def boundaries(self) -> tuple[Tensor, Tensor]:
+        """(N,) which positions in forward order are `<S>`, and which are `</S>`."""
+        return self.forward_words == BEGIN_OF_SENTENCE, self.forward_words == END_OF_SENTENCE
 
     def rows(self) -> Tensor:
         """(N,) the row of the batch for each position in forward order."""
@@ -135,6 +141,7 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
         forward_to_backward=forward_to_backward,
         slots=slots,
         num_slots=num_slots,
+        width=out_width,
         lengths=lengths if static_shapes else None,
         valid=valid,
     )
@@ -159,7 +166,25 @@ def pack_streams(forward_rows: Tensor, backward_rows: Tensor) -> PackedWords:
         forward_to_backward=positions,
         slots=positions,
         num_slots=len(positions),
+        width=words,
     )
+
+
+def unique_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the different rows of (words, characters) ids and the index of each word among them."""
+    if len(character_ids) == 0:
+        return character_ids, character_ids.new_zeros(0, dtype=torch.long)
+    # Sorting one fingerprint for each word is far cheaper than sorting rows. Integer arithmetic wraps.
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(1 << 62), 1 << 62, (character_ids.shape[1],), generator=generator)
+    fingerprints = (character_ids.long() * factors.to(character_ids.device)).sum(1)
+    unique, rows = torch.unique(fingerprints, return_inverse=True)
+    positions = torch.arange(len(rows), device=rows.device)
+    table = character_ids[torch.empty_like(unique).index_copy_(0, rows, positions)]
+    if not torch.equal(table[rows], character_ids):
+        # Two words share a fingerprint; the slow way is always right.
+        return torch.unique(character_ids, dim=0, return_inverse=True)
+    return table, rows
 
 
 def _longest_first(lengths: Tensor) -> tuple[int, Tensor, list[int]]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pipelines of transformers must be told about ELMo: that a token is a row of character ids."""
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .lstm_elmo import LstmProducts, lstm_inference
+from .lstm_elmo import LstmProducts, LstmWeights, lstm_in_place
 from .modeling_elmo import ElmoLstmLayer, ElmoPreTrainedModel
 
 # Without AVX-512 VNNI the kernel adds pairs of products in 16 bits; 7-bit activations cannot overflow there.
@@ -45,7 +45,7 @@ class Int8LstmLayer(nn.Module):
 
     def __init__(self, layer: ElmoLstmLayer):
         super().__init__()
-        weights = layer.weights(torch.float32)
+        weights = LstmWeights(*(weight.float() for weight in layer.weights()))
         self.inputs = Int8Linear(weights.weight_ih, weights.bias)
         self.recurrent = Int8Linear(weights.weight_hh)
         self.projection = Int8Linear(weights.weight_hr)
@@ -57,8 +57,8 @@ class Int8LstmLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if lengths is not None:
             raise ValueError("A quantized model can be neither traced nor compiled; use the model it was made from.")
-        products = LstmProducts(self.inputs, self.recurrent, self.projection)
-        outputs, final_hidden, final_cell = lstm_inference(inputs, hidden, cell, batch_sizes, products, self.clips)
+        products = LstmProducts(self.inputs, lambda gates, x: gates.add_(self.recurrent(x)), self.projection)
+        outputs, final_hidden, final_cell = lstm_in_place(inputs, hidden, cell, batch_sizes, products, self.clips)
         return (outputs + inputs if self.add_skip else outputs), final_hidden, final_cell
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The softmax over words that trains and reads out a biLM: in full, or against a sample of the vocabulary."""
 
 import math
@@ -10,6 +11,11 @@ from .configuration_elmo import ElmoConfig
 
 # Logits that are held at once (256 MB of float32), however large the vocabulary is.
 LOGITS_PER_CHUNK = 1 << 26
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """`values`, in float32 if they are in half precision: losses are sums of many small numbers."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class ElmoSoftmax(nn.Module):
@@ -38,7 +44,7 @@ class ElmoSoftmax(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., projection_dim) tops of either direction -> (..., word_vocab_size) logarithms of probabilities."""
-        return torch.log_softmax(F.linear(features, self.weight, self.bias).float(), dim=-1)
+        return torch.log_softmax(at_least_float32(F.linear(features, self.weight, self.bias)), dim=-1)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """
@@ -53,7 +59,7 @@ class ElmoSoftmax(nn.Module):
         """
         rows = max(1, LOGITS_PER_CHUNK // len(self.bias))
         pieces = [
-            F.cross_entropy(F.linear(part, self.weight, self.bias).float(), targets, reduction="none")
+            F.cross_entropy(at_least_float32(F.linear(part, self.weight, self.bias)), targets, reduction="none")
             for part, targets in zip(features.split(rows), labels.split(rows), strict=True)
         ]
         return torch.cat(pieces)
@@ -67,11 +73,11 @@ class ElmoSoftmax(nn.Module):
         sampled, tries = sample_words(number, len(self.bias), features.device)
         # Each logit less the logarithm of how often its word is expected in the sample.
         weight, bias = self.weight[sampled], self.bias[sampled] - _log_expected_count(sampled, tries, len(self.bias))
-        logits = F.linear(features, weight, bias.to(weight.dtype)).float()
+        logits = at_least_float32(F.linear(features, weight, bias.to(weight.dtype)))
         has_label = labels >= 0
         words = labels.clamp(min=0)
-        true_logits = (features * self.weight[words]).sum(-1).float() + self.bias[words]
-        true_logits = true_logits - _log_expected_count(words, tries, len(self.bias))
+        true_logits = at_least_float32((features * self.weight[words]).sum(-1)) + self.bias[words]
+        true_logits = true_logits - _log_expected_count(words, tries, len(self.bias)).to(true_logits.dtype)
         # A sampled word that is the right one does not stand against itself.
         place = torch.full_like(self.bias, -1, dtype=torch.long)
         place[sampled] = torch.arange(len(sampled), device=place.device)
@@ -109,4 +115,4 @@ def _log_expected_count(words: Tensor, tries: int, vocab_size: int) -> Tensor:
     # In float64: the probability of a rare word is close to 0.
     words = words.double()
     probability = torch.log1p(1.0 / (words + 1.0)) / math.log(vocab_size + 1)
-    return torch.log(-torch.expm1(tries * torch.log1p(-probability))).float()
+    return torch.log(-torch.expm1(tries * torch.log1p(-probability)))

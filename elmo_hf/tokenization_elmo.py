@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizer of the ELMo model: text to words, as its training data was split, and words to rows of character ids."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,17 +16,22 @@ from transformers import BatchEncoding, PreTrainedTokenizer
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType, logging, to_py_obj
 
+from .configuration_elmo import (
+    BEGIN_SENTENCE,
+    BEGIN_SENTENCE_CHARACTER,
+    BEGIN_WORD_CHARACTER,
+    END_SENTENCE,
+    END_SENTENCE_CHARACTER,
+    END_WORD_CHARACTER,
+    PADDING_CHARACTER,
+    UNKNOWN_WORD,
+    WORD_VOCABULARY_START,
+)
+
 logger = logging.get_logger(__name__)
 
-BEGIN_SENTENCE = "<S>"
-END_SENTENCE = "</S>"
-UNKNOWN_WORD = "<UNK>"
-# What the word vocabulary of a language model begins with, in the order of bilm-tf.
-WORD_VOCABULARY_START = (BEGIN_SENTENCE, END_SENTENCE, UNKNOWN_WORD)
-
-# Character ids. Bytes are 0 to 255 in the file of a biLM; here everything is one higher, which frees 0 for "no word".
+# Bytes are 0 to 255 in the file of a biLM; here everything is one higher, which frees 0 for "no word".
 _BYTE_OFFSET = 1
-_BEGIN_SENTENCE_ID, _END_SENTENCE_ID, _BEGIN_WORD_ID, _END_WORD_ID, _FILL_ID = range(257, 262)
 _CHARACTERS = ("<pad>", *(f"<0x{byte:02X}>" for byte in range(256)), "<S>", "</S>", "<W>", "</W>", "<fill>")
 
 _DEFAULT_WIDTH = 50
@@ -43,14 +49,14 @@ def _character_ids(words: Sequence[str], width: int) -> np.ndarray:
         raise TypeError(f"A word must be a `str`, was: {wrong!r}.") from None
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
 
-    table = np.full((len(encoded), width), _FILL_ID, dtype=np.int64)
-    table[:, 0] = _BEGIN_WORD_ID
+    table = np.full((len(encoded), width), PADDING_CHARACTER, dtype=np.int64)
+    table[:, 0] = BEGIN_WORD_CHARACTER
     is_byte = np.arange(width - 2) < lengths[:, None]
     table[:, 1:-1][is_byte] = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + _BYTE_OFFSET
-    table[np.arange(len(encoded)), lengths + 1] = _END_WORD_ID
-    for boundary, character in ((BEGIN_SENTENCE, _BEGIN_SENTENCE_ID), (END_SENTENCE, _END_SENTENCE_ID)):
+    table[np.arange(len(encoded)), lengths + 1] = END_WORD_CHARACTER
+    for boundary, character in ((BEGIN_SENTENCE, BEGIN_SENTENCE_CHARACTER), (END_SENTENCE, END_SENTENCE_CHARACTER)):
         if boundary in index:
-            table[index[boundary], 1:] = (character, _END_WORD_ID, *[_FILL_ID] * (width - 3))
+            table[index[boundary], 1:] = (character, END_WORD_CHARACTER, *[PADDING_CHARACTER] * (width - 3))
     return table[np.asarray(inverse, dtype=np.int64)]
 
 
@@ -575,15 +581,18 @@ class ElmoTokenizer(PreTrainedTokenizer):
     def _word(self, row: np.ndarray) -> str:
         if not row.any():
             return str(self.pad_token)
-        for boundary, character in ((BEGIN_SENTENCE, _BEGIN_SENTENCE_ID), (END_SENTENCE, _END_SENTENCE_ID)):
+        for boundary, character in (
+            (BEGIN_SENTENCE, BEGIN_SENTENCE_CHARACTER),
+            (END_SENTENCE, END_SENTENCE_CHARACTER),
+        ):
             if character in row:
                 return boundary
-        is_byte = (row >= _BYTE_OFFSET) & (row < _BEGIN_SENTENCE_ID)
+        is_byte = (row >= _BYTE_OFFSET) & (row < BEGIN_SENTENCE_CHARACTER)
         return bytes((row[is_byte] - _BYTE_OFFSET).tolist()).decode("utf-8", "replace")
 
     def _is_special(self, rows: np.ndarray) -> np.ndarray:
         """Which rows are boundaries or padding, `(words,)` bool."""
-        is_boundary = ((rows == _BEGIN_SENTENCE_ID) | (rows == _END_SENTENCE_ID)).any(axis=1)
+        is_boundary = ((rows == BEGIN_SENTENCE_CHARACTER) | (rows == END_SENTENCE_CHARACTER)).any(axis=1)
         return is_boundary | ~rows.any(axis=1)
 
     def _check_ids(self, ids: np.ndarray):

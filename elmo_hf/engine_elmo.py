@@ -1,0 +1,685 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How the biLM computes: the only file that knows about speed.
+
+What the model computes is told in `modeling_elmo.py` and `lstm_elmo.py`; every fast way here gives the same numbers up
+to float rounding. Two things are kept between calls on a CPU, the vectors of words ([`WordVectors`]) and the recurrent
+weights in an order that is read faster ([`RecurrentWeights`]). Each belongs to the parameter objects that it was made
+from and is used only while these hold the same bits, see [`WeightRecord`].
+"""
+
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+from torch.nn.modules import module as global_hooks
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers.utils import logging
+
+from .configuration_elmo import PADDING_CHARACTER
+from .packing_elmo import unique_words
+
+logger = logging.get_logger(__name__)
+
+# (..., rows, in_features) -> (..., rows, out_features)
+Product = Callable[[Tensor], Tensor]
+
+# Elements of a weight from which on the form of a product matters; below it the calls cost more than the products.
+LARGE_WEIGHT = 1 << 18
+# Rows of a large weight that are multiplied at once: MKL's products of a few hundred inputs are 1.2 to 1.6 times
+# slower over all 16,384 rows (AMD EPYC with AVX2; `benchmarks/products.py`).
+BLOCK_ROWS = 1024
+
+# Both directions run together on a CPU up to so many sentences and elements of a weight.
+TOGETHER_LIMITS = ((32, 1 << 18), (1, 1 << 20))
+
+# A call of fewer steps is over before packed weights have been checked.
+PACKED_STEPS = 6
+
+# Weights of more bytes are not compared bit by bit for fewer sentences, see `WeightRecord.holds`.
+LARGE_RECORD, CHECKED_SENTENCES = 1 << 23, 8
+# Bytes of weights from which on they are compared on two threads.
+LARGE_CHECK = 1 << 22
+# Weights of fewer bytes are copied side by side first, which is faster than looking at each.
+SMALL_CONTENT = 1 << 17
+
+# Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
+WORDS_PER_CHUNK = 128
+
+
+# --- Which way is allowed -------------------------------------------------------------------------------------------
+
+
+def runs_plainly(*tensors: Tensor) -> bool:
+    """
+    Whether operations on these tensors just run and may work in place: no compiler, exporter, function transform,
+    forward-mode derivative, dispatch mode or subclass of tensor looks at them.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
+        return False
+    if _is_transformed() or forward_ad._current_level >= 0:
+        return False
+    return all(
+        type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+        for tensor in tensors
+    )
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of `torch.func` or a dispatch mode is active; yes, where PyTorch cannot be asked."""
+    try:
+        return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_dispatch_stack() > 0
+    except AttributeError:
+        return True
+
+
+def keeps_shapes(mask: Tensor) -> bool:
+    """Whether no shape may depend on the values of a tensor: they are not known yet, or differ within a `vmap`."""
+    if mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return _is_transformed() and torch._C._functorch.is_batchedtensor(mask)
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether a result of these tensors must remember how it came about."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+# Classes whose calls the engine knows, each with its `forward`.
+_KNOWN_FORWARDS: dict[type, Any] = {cls: cls.forward for cls in (nn.Linear, nn.Embedding, nn.ModuleList)}
+_ACTIVATIONS = (torch.tanh, F.relu)
+_BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def known(cls: type) -> type:
+    """Decorator of a module class whose results depend on its parameters, plain attributes and `forward` alone."""
+    _KNOWN_FORWARDS[cls] = cls.forward
+    return cls
+
+
+def is_undisturbed(module: nn.Module) -> bool:
+    """Whether calls of the module and of its parts are those of their classes: no hook (own or global), no patch."""
+    if global_hooks._has_any_global_hook():
+        return False
+    return not any(
+        "forward" in vars(part) or "_hf_hook" in vars(part) or any(vars(part).get(name) for name in _HOOKS)
+        for part in module.modules()
+    )
+
+
+def _describe(module: nn.Module) -> list | None:
+    """
+    All that decides what a module computes, besides the values of its parameters; `None` if that cannot be told,
+    because of hooks, patches, parametrizations, adapters, buffers or classes that are not known.
+    """
+    if not is_undisturbed(module):
+        return None
+    description = []
+    for part in module.modules():
+        if part._buffers or _KNOWN_FORWARDS.get(type(part)) is not type(part).forward:
+            return None
+        if any(type(parameter) not in (nn.Parameter, type(None)) for parameter in part._parameters.values()):
+            return None
+        attributes = {name: value for name, value in vars(part).items() if name not in _BASE_ATTRIBUTES}
+        if not all(map(_is_plain, attributes.values())):
+            return None
+        description.append((type(part), list(part._modules), attributes))
+    return description
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an attribute cannot change without becoming another one."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | WordVectors) or value in _ACTIVATIONS
+
+
+# --- Whether weights are still the same -----------------------------------------------------------------------------
+
+# (256,) odd, so that a change of one word always changes the sum; drawn once, any will do.
+_FACTORS = torch.randint(-(1 << 62), 1 << 62, (256,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+
+
+class WeightRecord:
+    """
+    The state of some parameters when something was computed from them.
+
+    It holds the parameter objects, so that their place in memory is not given to others, what PyTorch counts about
+    them, and a checksum of all their bits: one 64-bit sum for each 2 kB, in which each 8 bytes have a factor of their
+    own, so that a swap of rows or columns shows as well. A change of one bit always shows, other changes go unseen
+    with a probability of about 2**-56 at most.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = tuple(parameters)
+        self.num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        self._storages = [StorageWeakRef(parameter.untyped_storage()) for parameter in parameters]
+        self._counts = list(map(_counts, parameters))
+        self._checksums = _checksums(self.parameters)
+
+    def holds(self, parameters: Sequence[nn.Parameter], num_sentences: int) -> bool:
+        """
+        Whether these are the same parameters in the same state.
+
+        Every change that goes through PyTorch shows: it counts in-place operations and swaps of storage, and the steps
+        of optimizers are counted here, because fused ones do not count theirs on a CPU. What is written through an
+        alias of the storage (`weight.data`, NumPy, DLPack, another process) counts nowhere; the checksum shows it.
+        Reading large weights takes as long as a word of a single sentence does, 5 to 10 % of a short one, so that they
+        are read for a batch of eight and more only. `ElmoPreTrainedModel.clear_cache` declares such a change.
+        """
+        if len(parameters) != len(self.parameters) or any(map(_is_not, parameters, self.parameters)):
+            return False
+        if list(map(_counts, parameters)) != self._counts or any(
+            parameter.untyped_storage()._cdata != storage.cdata
+            for parameter, storage in zip(parameters, self._storages, strict=True)
+        ):
+            return False
+        # Of weights that were made in inference mode, PyTorch counts nothing.
+        is_counted = not any(parameter.is_inference() for parameter in parameters)
+        if num_sentences < CHECKED_SENTENCES and self.num_bytes > LARGE_RECORD and is_counted:
+            return True
+        return all(map(torch.equal, _checksums(self.parameters), self._checksums))
+
+
+def _is_not(one: Any, other: Any) -> bool:
+    return one is not other
+
+
+def _counts(parameter: nn.Parameter) -> tuple:
+    version = None if parameter.is_inference() else parameter._version
+    return version, parameter.data_ptr(), parameter.shape, parameter.dtype
+
+
+def _can_be_recorded(parameters: Iterable[Tensor]) -> bool:
+    return all(
+        type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.is_contiguous()
+        for parameter in parameters
+    )
+
+
+def _checksums(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The checksums of all tensors, of small ones together."""
+    contents = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors]
+    small = [content for content in contents if len(content) < SMALL_CONTENT]
+    # The largest first, so that two threads end at about the same time.
+    large = sorted((content for content in contents if len(content) >= SMALL_CONTENT), key=len, reverse=True)
+    tasks = [partial(_checksum, content) for content in (torch.cat(small), *large)] if small else []
+    tasks = tasks or [partial(_checksum, content) for content in large]
+    if sum(map(len, large)) < LARGE_CHECK:
+        return [task() for task in tasks]
+    return in_threads([*tasks[0::2], *tasks[1::2]])
+
+
+def _checksum(content: Tensor) -> Tensor:
+    """The checksum of (bytes,) uint8."""
+    # One byte on: the sign of a float must not be the highest bit of a word, which an even number of changes hides.
+    rows = max(0, len(content) - 1) // (8 * len(_FACTORS))
+    end = 1 + rows * 8 * len(_FACTORS)
+    edges = torch.cat([content[:1], content[end:]]).to(torch.int64)
+    if not rows:
+        return edges
+    words = torch.frombuffer(content.numpy(), dtype=torch.int64, offset=1, count=rows * len(_FACTORS))
+    return torch.cat([torch.mv(words.view(rows, -1), _FACTORS), edges])
+
+
+_RECORD_KEEPERS: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def _forget_what_was_trained(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any):
+    trained = {
+        id(parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad or parameter.grad is not None
+    }
+    for keeper in list(_RECORD_KEEPERS):
+        keeper.forget(trained)
+
+
+register_optimizer_step_post_hook(_forget_what_was_trained)
+
+
+class _RecordKeeper:
+    """Something computed from weights, with their record. Copies and pickles of it are empty."""
+
+    def __init__(self):
+        # Replaced as a whole, so that an exception or another thread never meets one half of it.
+        self._entry: tuple[WeightRecord, Any, Any] | None = None
+        _RECORD_KEEPERS.add(self)
+
+    def clear(self):
+        self._entry = None
+
+    def forget(self, identities: set[int]):
+        """Clears what was computed from one of these parameters."""
+        entry = self._entry
+        if entry is not None and any(id(parameter) in identities for parameter in entry[0].parameters):
+            self._entry = None
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return type(self)()
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+
+# --- Vectors of words -----------------------------------------------------------------------------------------------
+
+
+def encode_words(encoder: nn.Module, character_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Encodes each word of a batch once.
+
+    Args:
+        encoder: the character encoder.
+        character_ids: (batch * words, characters).
+        mask: (batch, words) which of them are words.
+
+    Returns:
+        The (rows, projection_dim) table of word vectors, boundaries first, and the (batch, words) row of each word.
+
+    Raises:
+        ValueError: an id is outside of the table of characters.
+    """
+    # On the device of the input: offloaded weights are on meta until their module is called.
+    boundary_ids = encoder.boundary_ids(mask.device)
+    if keeps_shapes(mask):
+        rows = torch.arange(2, mask.numel() + 2, device=mask.device)
+        return encoder(torch.cat([boundary_ids, character_ids])), rows.view_as(mask)
+    check_range("input_ids", character_ids, 0, encoder.embeddings.num_embeddings)
+    is_word = mask.flatten()
+    table, unique_rows = unique_words(character_ids[is_word])
+    rows = torch.zeros_like(is_word, dtype=torch.long).masked_scatter_(is_word, unique_rows + 2)
+    return encoder.word_vectors.encode(encoder, torch.cat([boundary_ids, table]), len(mask)), rows.view_as(mask)
+
+
+def check_range(name: str, values: Tensor, low: int, end: int):
+    """Raises a `ValueError` if a value is less than `low` or not less than `end`, where values can be looked at."""
+    if values.numel() == 0 or keeps_shapes(values):
+        return
+    least, greatest = (bound.item() for bound in torch.aminmax(values))
+    if least < low or greatest >= end:
+        raise ValueError(f"`{name}` must be from {low} to {end - 1}, was: from {least} to {greatest}.")
+
+
+def encode_by_length(encoder: nn.Module, character_ids: Tensor) -> Tensor:
+    """(words, characters) -> (words, projection_dim), words of similar length together, without shared padding."""
+    if len(character_ids) == 0:
+        return encoder(character_ids)
+    widths = [getattr(filters, "kernel_size", None) for filters in encoder.convolutions]
+    if widths != [(width,) for width in encoder.filter_widths]:
+        # Something else stands in the place of the filters, and may see more than they do.
+        return torch.cat([encoder(chunk) for chunk in character_ids.split(WORDS_PER_CHUNK)])
+    positions = torch.arange(1, character_ids.shape[1] + 1, device=character_ids.device)
+    lengths = ((character_ids != PADDING_CHARACTER) * positions).amax(1)
+    lengths, order = torch.sort(lengths)
+    chunks = []
+    for chunk, longest in zip(
+        character_ids[order].split(WORDS_PER_CHUNK), lengths.split(WORDS_PER_CHUNK), strict=True
+    ):
+        # The maximum stays the same as long as one window of each width sees padding alone.
+        chunks.append(encoder(chunk[:, : int(longest[-1]) + max(encoder.filter_widths)]))
+    return torch.cat(chunks)[torch.argsort(order)]
+
+
+class WordVectors(_RecordKeeper):
+    """
+    Vectors of the words that a character encoder on a CPU saw last: they do not depend on the context, so that a word
+    has the same vector in every sentence. The key of a word is all its character ids.
+    """
+
+    def encode(self, encoder: nn.Module, character_ids: Tensor, num_sentences: int) -> Tensor:
+        """(words, characters) words, most of them different -> (words, projection_dim)."""
+        parameters = list(encoder.parameters())
+        capacity = encoder.word_cache_size
+        if (
+            not capacity
+            or character_ids.device.type != "cpu"
+            or not _can_be_recorded(parameters)
+            or not runs_plainly(character_ids, *parameters)
+            or torch.is_autocast_enabled("cpu")
+            or needs_gradient(*parameters)
+            or (description := _describe(encoder)) is None
+        ):
+            self._entry = None
+            return encode_by_length(encoder, character_ids)
+        entry = self._entry
+        if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
+            entry = self._entry = WeightRecord(parameters), description, _WordStore(capacity)
+        return entry[2].lookup(character_ids, lambda unknown: encode_by_length(encoder, unknown))
+
+
+class _Generation:
+    """Words in the order in which they came. A word is entered after its vector; neither changes any more."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.rows: dict[bytes, int] = {}
+        # (capacity, features) from the first word on; memory that was not written to takes no room.
+        self.vectors: Tensor | None = None
+        self.written = 0
+
+    def add(self, keys: Sequence[bytes], vectors: Tensor):
+        """Enters as many as there is room for."""
+        if self.vectors is None:
+            self.vectors = vectors.new_empty(self.capacity, vectors.shape[-1])
+        start, end = self.written, min(self.written + len(keys), self.capacity)
+        self.vectors[start:end] = vectors[: end - start]
+        self.written = end
+        self.rows.update(zip(keys, range(start, end), strict=False))
+
+
+class _WordStore:
+    """
+    The vectors of at most `capacity` words for one state of the weights: two generations, of which the older one goes
+    when the younger one is full. Any number of threads may ask at once, and nothing is ever changed in place, so that
+    an exception, wherever it strikes, leaves a store that is right.
+    """
+
+    def __init__(self, capacity: int):
+        self._capacity = max(1, capacity // 2)
+        self._generations = _Generation(self._capacity), _Generation(self._capacity)
+        # Never waited for: whoever finds it taken goes without storing. A fork or an exception may leave it taken.
+        self._writing = threading.Lock()
+
+    def lookup(self, character_ids: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """(words, characters) -> (words, features), a copy; `encode` computes the vectors that are not stored."""
+        keys = _keys(character_ids)
+        generations = self._generations
+        # Places of known words by generation, in order of the generations, then those of unknown words.
+        places: tuple[list[int], list[int], list[int]] = [], [], []
+        rows: tuple[list[int], list[int]] = [], []
+        for place, key in enumerate(keys):
+            for number, generation in enumerate(generations):
+                row = generation.rows.get(key)
+                if row is not None:
+                    places[number].append(place)
+                    rows[number].append(row)
+                    break
+            else:
+                places[2].append(place)
+        computed = encode(character_ids[places[2]]) if places[2] else None
+        parts = [generation.vectors[row] for generation, row in zip(generations, rows, strict=True) if row]
+        if computed is not None:
+            parts.append(computed)
+        # What is only in the older generation is used again, and moves to the younger one.
+        self._store(
+            [keys[place] for place in places[1] + places[2]],
+            parts[1 if rows[0] else 0 :],
+        )
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.empty(len(keys), dtype=torch.long)
+        order[places[0] + places[1] + places[2]] = torch.arange(len(keys))
+        return torch.cat(parts)[order]
+
+    def _store(self, keys: list[bytes], vectors: list[Tensor]):
+        if not keys or not self._writing.acquire(blocking=False):
+            return
+        try:
+            # What is made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                self._add(keys, torch.cat(vectors))
+        finally:
+            self._writing.release()
+
+    def _add(self, keys: list[bytes], vectors: Tensor):
+        # A boundary comes twice when it is a word as well, as between two texts.
+        new = {key: index for index, key in enumerate(keys)}
+        keys, vectors = list(new), vectors[list(new.values())]
+        young, _ = self._generations
+        room = young.capacity - young.written
+        young.add(keys[:room], vectors[:room])
+        if len(keys) > room:
+            fresh = _Generation(self._capacity)
+            fresh.add(keys[room:], vectors[room:])
+            self._generations = fresh, young
+
+
+def _keys(character_ids: Tensor) -> list[bytes]:
+    width = 4 * character_ids.shape[1]
+    blob = character_ids.to(torch.int32).contiguous().numpy().tobytes()
+    return [blob[start : start + width] for start in range(0, len(blob), width)]
+
+
+# --- Products -------------------------------------------------------------------------------------------------------
+
+
+def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """
+    `inputs @ weight.T + bias`, from the weight as it is, in the form that is fastest; not differentiable.
+
+    Args:
+        inputs: (rows, in_features).
+        weight: (out_features, in_features).
+        bias: (out_features,).
+    """
+    if not is_large(weight) or len(inputs) == 1 or len(weight) <= weight.shape[1]:
+        return F.linear(inputs, weight, bias)
+    output = inputs.new_empty(len(inputs), len(weight))
+    for block in _blocks(weight):
+        if bias is None:
+            torch.mm(inputs, weight[block].t(), out=output[:, block])
+        else:
+            torch.addmm(bias[block], inputs, weight[block].t(), out=output[:, block])
+    return output
+
+
+def add_product(output: Tensor, inputs: Tensor, weight: Tensor):
+    """`output += inputs @ weight.T`, as [`multiply`]."""
+    if not is_large(weight) or len(inputs) == 1:
+        output.addmm_(inputs, weight.t())
+    else:
+        for block in _blocks(weight):
+            output[:, block].addmm_(inputs, weight[block].t())
+
+
+def _blocks(weight: Tensor) -> list[slice]:
+    return [slice(start, start + BLOCK_ROWS) for start in range(0, len(weight), BLOCK_ROWS)]
+
+
+def is_large(weight: Tensor) -> bool:
+    """Whether the form of products with this weight matters."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > LARGE_WEIGHT
+
+
+def packed_product(weight: Tensor) -> Product:
+    """`x @ weight.T` for many `x` of a few rows; the weight is packed once, for which `packing_works` must hold."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+    linear = torch.ops.mkldnn._linear_pointwise
+    return lambda inputs: linear(inputs, packed, None, "none", [], "")
+
+
+def step_product(weight: Tensor) -> Product:
+    """`x @ weight.T` for the steps of one call."""
+    if weight.dim() == 2 and is_large(weight) and packing_works():
+        return packed_product(weight)
+    transposed = weight.transpose(-1, -2)
+    return lambda inputs: torch.matmul(inputs, transposed)
+
+
+def transposed_product(weight: Tensor) -> Product:
+    """`x @ weight.T` for many `x` of one row: long rows of outputs are read twice as fast as short ones of inputs."""
+    transposed = weight.detach().t().contiguous()
+    return lambda inputs: torch.mm(inputs, transposed)
+
+
+@lru_cache(maxsize=1)
+def packing_works() -> bool:
+    """Whether oneDNN's packed products, which are private to PyTorch, are here and right; tried once a process."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for out_features, in_features in ((7, 5), (64, 48)):
+                weight = torch.randn(out_features, in_features, generator=generator)
+                inputs = torch.randn(3, in_features, generator=generator)
+                packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+                found = torch.ops.mkldnn._linear_pointwise(inputs, packed, None, "none", [], "")
+                if not torch.allclose(found, F.linear(inputs, weight), rtol=1e-4, atol=1e-4):
+                    raise ValueError("its products are wrong")
+    except Exception as error:  # Whatever a private operator does on a build that nobody has tried.
+        logger.warning_once(f"Packed weights are not used, which makes batches slower but changes nothing: {error}")
+        return False
+    return True
+
+
+class StepProducts(NamedTuple):
+    """The products of one layer with what was prepared for its steps."""
+
+    recurrent: Product
+    projection: Product
+
+
+class RecurrentWeights(_RecordKeeper):
+    """
+    The weights that large layers on a CPU multiply with at each step, in the order in which they are read fastest:
+    packed for a batch, transposed for a single sentence. Only one of the two is held at a time.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._last_form: str | None = None
+
+    def products(self, encoder: nn.Module, num_sentences: int, num_steps: int) -> list[StepProducts] | None:
+        """The products of each layer, forward layers first; `None` if they are to multiply with what they have."""
+        layers = [*encoder.forward_layers, *encoder.backward_layers]
+        weights = [layer._parameters.get(name) for layer in layers for name in ("weight_hh", "weight_hr")]
+        if (
+            not _can_be_recorded(weights)
+            or not all(map(is_large, weights[0::2]))
+            or not runs_plainly(*weights)
+            or torch.is_autocast_enabled("cpu")
+            or needs_gradient(*encoder.parameters())
+            or not _are_known(layers)
+            or not is_undisturbed(encoder)
+        ):
+            self._entry = None
+            return None
+        form = self._form(num_sentences, num_steps)
+        if form is None:
+            return None
+        entry = self._entry
+        if entry is not None and entry[1] != form and form == "transposed" and self._last_form != form:
+            # A single sentence between batches: packed weights serve it, too.
+            form = entry[1]
+        self._last_form = "transposed" if num_sentences == 1 else form
+        if entry is None or entry[1] != form or not entry[0].holds(weights, num_sentences):
+            # Let go before the other form is made.
+            entry = self._entry = None
+            make = _packed_products if form == "packed" else _single_row_products
+            record = WeightRecord(weights)
+            made = in_threads([partial(make, *pair) for pair in zip(weights[0::2], weights[1::2], strict=True)])
+            entry = self._entry = record, form, made
+        return entry[2]
+
+    @staticmethod
+    def _form(num_sentences: int, num_steps: int) -> str | None:
+        if num_sentences == 1:
+            return "transposed"
+        return "packed" if num_steps >= PACKED_STEPS and packing_works() else None
+
+
+def _packed_products(weight_hh: Tensor, weight_hr: Tensor) -> StepProducts:
+    packed = packed_product(weight_hr)
+    # A single row is read faster from the rows of the weight itself.
+    return StepProducts(packed_product(weight_hh), lambda x: F.linear(x, weight_hr) if len(x) == 1 else packed(x))
+
+
+def _single_row_products(weight_hh: Tensor, weight_hr: Tensor) -> StepProducts:
+    return StepProducts(transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
+
+
+def _are_known(layers: Iterable[nn.Module]) -> bool:
+    return all(_KNOWN_FORWARDS.get(type(layer)) is type(layer).forward for layer in layers)
+
+
+# --- Directions -----------------------------------------------------------------------------------------------------
+
+
+def multiplies_directions_together(encoder: nn.Module, num_sentences: int) -> bool:
+    """
+    Whether both directions run as one batch of two: it halves the calls, where calls and not products take the time,
+    as on accelerators, and on a CPU for few sentences and small layers.
+    """
+    layers = [*encoder.forward_layers, *encoder.backward_layers]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    devices = {parameter.device.type for parameter in parameters}
+    if devices == {"cpu"}:
+        largest = max(parameter.numel() for parameter in parameters)
+        if not any(num_sentences <= sentences and largest <= weight for sentences, weight in TOGETHER_LIMITS):
+            return False
+    return (
+        len({parameter.device for parameter in parameters}) == 1
+        and devices != {"meta"}
+        and runs_plainly(*parameters)
+        and _are_known(layers)
+        and not any(layer.gradient_checkpointing for layer in layers)
+        and is_undisturbed(encoder)
+    )
+
+
+def run_directions(encoder: nn.Module, inputs: Tensor, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Runs the tasks of both directions, each on half the threads of a CPU where that may be: faster than in turn."""
+    if (
+        inputs.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and torch.get_num_threads() > 1
+        and runs_plainly(inputs)
+        and not needs_gradient(inputs, *encoder.parameters())
+        and not torch.is_autocast_enabled("cpu")
+        and is_undisturbed(encoder)
+    ):
+        return run_in_threads(tasks)
+    return [task() for task in tasks]
+
+
+def in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Runs any number of tasks on two threads, if there are two."""
+    if torch.get_num_threads() == 1:
+        return [task() for task in tasks]
+    middle = len(tasks) // 2
+    halves = tasks[:middle], tasks[middle:]
+    first, second = run_in_threads([lambda half=half: [task() for task in half] for half in halves])
+    return first + second
+
+
+def run_in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Runs tasks that need no gradient at the same time, each on its share of PyTorch's threads."""
+    workers = _workers(os.getpid(), len(tasks), torch.get_num_threads())
+    inference_mode = torch.is_inference_mode_enabled()
+
+    def run(task: Callable[[], Any]) -> Any:
+        # Both modes belong to a thread.
+        with torch.inference_mode(inference_mode), torch.no_grad():
+            return task()
+
+    return list(workers.map(run, tasks))
+
+
+@lru_cache(maxsize=1)
+def _workers(process: int, number: int, threads: int) -> ThreadPoolExecutor:
+    """Workers of this process (a fork has the object, but not its threads), each with its share of `threads`."""
+    started = threading.Barrier(number)
+
+    def start(_: int):
+        torch.set_num_threads(max(1, threads // number))
+        started.wait()
+
+    workers = ThreadPoolExecutor(number, thread_name_prefix="elmo")
+    list(workers.map(start, range(number)))
+    # The call holds for its own thread, but also sets what threads to come will start with.
+    torch.set_num_threads(threads)
+    return workers
