@@ -394,7 +394,9 @@ def _bilm(
         return ElmoForPreTraining.from_pretrained(model_dir, config=config, dtype=torch.float32)
     model = ElmoForPreTraining(config)
     if has_weights:
-        model.elmo.load_state_dict(ElmoModel.from_pretrained(model_dir, config=config).state_dict())
+        # The language model has no mix.
+        bilm = ElmoModel.from_pretrained(model_dir, config=config).state_dict()
+        model.elmo.load_state_dict({name: value for name, value in bilm.items() if "scalar_mixes." not in name})
     return model
 
 

@@ -113,7 +113,7 @@ class ElmoConfig(PretrainedConfig):
 
     model_type = "elmo"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["other_representations", "mask", "lstm_hidden", "lstm_cell"]
+    keys_to_ignore_at_inference = ["other_representations", "attention_mask", "lstm_hidden", "lstm_cell"]
 
     # transformers 5 makes a dataclass of every subclass, whose generated `__eq__` would not see the fields below.
     __eq__ = PretrainedConfig.__eq__

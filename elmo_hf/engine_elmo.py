@@ -27,7 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.utils import logging
 
 from .configuration_elmo import PADDING_CHARACTER
-from .packing_elmo import unique_words
+from .packing_elmo import PackedWords, unique_words
 
 logger = logging.get_logger(__name__)
 
@@ -42,6 +42,9 @@ BLOCK_ROWS = 1024
 
 # Both directions run together on a CPU up to so many sentences and elements of a weight.
 TOGETHER_LIMITS = ((32, 1 << 18), (1, 1 << 20))
+
+# The first layer's products are computed for all words at once, and not for a slice of positions, up to so many words.
+TABLE_ROWS = 1024
 
 # A call of fewer steps is over before packed weights have been checked.
 PACKED_STEPS = 6
@@ -393,6 +396,9 @@ class _WordStore:
         # Never waited for: whoever finds it taken goes without storing. A fork or an exception may leave it taken.
         self._writing = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(set().union(*(generation.rows for generation in self._generations)))
+
     def lookup(self, character_ids: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """(words, characters) -> (words, features), a copy; `encode` computes the vectors that are not stored."""
         keys = _keys(character_ids)
@@ -536,70 +542,124 @@ def packing_works() -> bool:
     return True
 
 
-class StepProducts(NamedTuple):
-    """The products of one layer with what was prepared for its steps."""
+class PreparedProducts(NamedTuple):
+    """The products of one layer with what was prepared for it."""
 
+    # (N, input_size) -> (N, 4 * cell_size), without the bias; `None` to multiply with the weight as it is
+    inputs: Product | None
     recurrent: Product
     projection: Product
+    # Of a first layer: the table of word vectors and the (N,) row of each position. Words repeat, products need not.
+    words: tuple[Tensor, Tensor] | None = None
 
 
 class RecurrentWeights(_RecordKeeper):
     """
-    The weights that large layers on a CPU multiply with at each step, in the order in which they are read fastest:
-    packed for a batch, transposed for a single sentence. Only one of the two is held at a time.
+    Weights of large layers on a CPU, in the order in which they are read fastest: packed for a batch, transposed for a
+    single sentence. Only one of the two is held at a time.
     """
 
     def __init__(self):
         super().__init__()
         self._last_form: str | None = None
 
-    def products(self, encoder: nn.Module, num_sentences: int, num_steps: int) -> list[StepProducts] | None:
-        """The products of each layer, forward layers first; `None` if they are to multiply with what they have."""
+    def products(
+        self, encoder: nn.Module, word_vectors: Tensor, packed_words: PackedWords
+    ) -> tuple[list[PreparedProducts], list[PreparedProducts]] | tuple[None, None]:
+        """The products of both directions' layers; `None` if they are to multiply with what they have."""
+        if packed_words.lengths is not None:
+            return None, None
         layers = [*encoder.forward_layers, *encoder.backward_layers]
-        weights = [layer._parameters.get(name) for layer in layers for name in ("weight_hh", "weight_hr")]
+        weights = [layer._parameters.get(name) for layer in layers for name in _PREPARED]
         if (
             not _can_be_recorded(weights)
-            or not all(map(is_large, weights[0::2]))
-            or not runs_plainly(*weights)
+            or not all(map(is_large, weights[0::3]))
+            or not runs_plainly(word_vectors, *weights)
             or torch.is_autocast_enabled("cpu")
-            or needs_gradient(*encoder.parameters())
+            or needs_gradient(word_vectors, *encoder.parameters())
             or not _are_known(layers)
             or not is_undisturbed(encoder)
         ):
             self._entry = None
+            return None, None
+        prepared = self._prepared(weights, len(packed_words.sorted_rows), len(packed_words.batch_sizes))
+        if prepared is None:
+            return None, None
+        ahead, behind = prepared[: len(layers) // 2], prepared[len(layers) // 2 :]
+        if len(packed_words.sorted_rows) > 1 and not (encoder.training and encoder.dropout.p):
+            ahead = [ahead[0]._replace(words=(word_vectors, packed_words.forward_words)), *ahead[1:]]
+            behind = [behind[0]._replace(words=(word_vectors, packed_words.backward_words)), *behind[1:]]
+        return ahead, behind
+
+    def _prepared(
+        self, weights: list[nn.Parameter], num_sentences: int, num_steps: int
+    ) -> list[PreparedProducts] | None:
+        if num_sentences > 1 and (num_steps < PACKED_STEPS or not packing_works()):
             return None
-        form = self._form(num_sentences, num_steps)
-        if form is None:
-            return None
+        wanted = "packed" if num_sentences > 1 else "transposed"
         entry = self._entry
-        if entry is not None and entry[1] != form and form == "transposed" and self._last_form != form:
+        form = wanted
+        if entry is not None and wanted == "transposed" and self._last_form != wanted:
             # A single sentence between batches: packed weights serve it, too.
             form = entry[1]
-        self._last_form = "transposed" if num_sentences == 1 else form
-        if entry is None or entry[1] != form or not entry[0].holds(weights, num_sentences):
+        self._last_form = wanted
+        # By form, those that are prepared: of each layer `weight_hh`, and the one or the other.
+        used = [weight for index, weight in enumerate(weights) if index % 3 != (2 if form == "packed" else 1)]
+        if entry is None or entry[1] != form or not entry[0].holds(used, num_sentences):
             # Let go before the other form is made.
             entry = self._entry = None
-            make = _packed_products if form == "packed" else _single_row_products
-            record = WeightRecord(weights)
-            made = in_threads([partial(make, *pair) for pair in zip(weights[0::2], weights[1::2], strict=True)])
-            entry = self._entry = record, form, made
+            make = _batch_products if form == "packed" else _single_row_products
+            record = WeightRecord(used)
+            layers = zip(weights[0::3], weights[1::3], weights[2::3], strict=True)
+            entry = self._entry = record, form, in_threads([partial(make, *layer) for layer in layers])
         return entry[2]
 
-    @staticmethod
-    def _form(num_sentences: int, num_steps: int) -> str | None:
-        if num_sentences == 1:
-            return "transposed"
-        return "packed" if num_steps >= PACKED_STEPS and packing_works() else None
+
+# Weights of a layer that other forms are made of.
+_PREPARED = ("weight_hh", "weight_hr", "weight_ih")
 
 
-def _packed_products(weight_hh: Tensor, weight_hr: Tensor) -> StepProducts:
+def _batch_products(weight_hh: Tensor, weight_hr: Tensor, weight_ih: Tensor) -> PreparedProducts:
     packed = packed_product(weight_hr)
-    # A single row is read faster from the rows of the weight itself.
-    return StepProducts(packed_product(weight_hh), lambda x: F.linear(x, weight_hr) if len(x) == 1 else packed(x))
+
+    def projection(inputs: Tensor) -> Tensor:
+        # A single row is faster with the weight as it is.
+        return F.linear(inputs, weight_hr) if len(inputs) == 1 else packed(inputs)
+
+    return PreparedProducts(None, packed_product(weight_hh), projection)
 
 
-def _single_row_products(weight_hh: Tensor, weight_hr: Tensor) -> StepProducts:
-    return StepProducts(transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
+def _single_row_products(weight_hh: Tensor, weight_hr: Tensor, weight_ih: Tensor) -> PreparedProducts:
+    # Products of the few rows of one sentence take half as long again without packed weights.
+    inputs = packed_product(weight_ih) if packing_works() else None
+    return PreparedProducts(inputs, transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
+
+
+class InputGates:
+    """Gates before the recurrent product, for a slice of the positions at a time."""
+
+    def __init__(self, inputs: Tensor, weight_ih: Tensor, bias: Tensor, prepared: PreparedProducts | None):
+        product = None if prepared is None else prepared.inputs
+        self._multiply = partial(multiply, weight=weight_ih, bias=bias) if product is None else _with(product, bias)
+        self._inputs, self._table, self._rows = inputs, None, None
+        if prepared is not None and prepared.words is not None:
+            self._table, self._rows = prepared.words
+            if len(self._table) <= min(TABLE_ROWS, len(inputs)):
+                self._table = self._multiply(self._table)
+                self._multiply = None
+
+    def __call__(self, start: int, end: int) -> Tensor:
+        """(end - start, 4 * cell_size), the caller's own."""
+        if self._table is None:
+            return self._multiply(self._inputs[start:end])
+        if self._multiply is None:
+            return self._table[self._rows[start:end]]
+        unique, rows = torch.unique(self._rows[start:end], return_inverse=True)
+        return self._multiply(self._table[unique])[rows]
+
+
+def _with(product: Product, bias: Tensor) -> Product:
+    return lambda inputs: product(inputs).add_(bias)
 
 
 def _are_known(layers: Iterable[nn.Module]) -> bool:

@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .engine_elmo import Product, StepProducts, add_product, multiply, needs_gradient, runs_plainly, step_product
+from .engine_elmo import (
+    InputGates,
+    PreparedProducts,
+    Product,
+    add_product,
+    multiply,
+    needs_gradient,
+    runs_plainly,
+    step_product,
+)
 
 # Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
 INPUT_SLICE = 256
@@ -45,7 +54,7 @@ class Clips(NamedTuple):
 class LstmProducts(NamedTuple):
     """The three products of a layer."""
 
-    inputs: Product  # with the bias
+    inputs: Callable[[int, int], Tensor]  # gates of the positions from one to another, with the bias, to be kept
     add_recurrent: Callable[[Tensor, Tensor], object]  # (gates, hidden): adds to the gates in place
     projection: Product
 
@@ -58,7 +67,7 @@ def lstm(
     weights: LstmWeights | Sequence[LstmWeights],
     clips: Clips,
     lengths: Tensor | None = None,
-    prepared: StepProducts | None = None,
+    prepared: PreparedProducts | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
     Runs one layer, in the fastest way that is right here.
@@ -78,8 +87,9 @@ def lstm(
     layers = [weights] if isinstance(weights, LstmWeights) else list(weights)
     tensors = [inputs, hidden, cell, *(weight for layer in layers for weight in layer)]
     if lengths is not None or not runs_plainly(*tensors):
-        (weights,) = layers
-        return lstm_reference(inputs, hidden, cell, batch_sizes, weights, clips, lengths)
+        if len(layers) == 1:
+            return lstm_reference(inputs, hidden, cell, batch_sizes, layers[0], clips, lengths)
+        return _reference_of_each(inputs, hidden, cell, batch_sizes, layers, clips)
     device_type = inputs.device.type
     autocast = torch.is_autocast_enabled(device_type)
     # Autocast reaches neither into operations in place nor into a function with a backward pass of its own.
@@ -89,34 +99,34 @@ def lstm(
     with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
         if needs_gradient(*tensors):
             return LstmFunction.apply(inputs, hidden, cell, *_stacked(layers), batch_sizes, clips)
-        return lstm_in_place(inputs, hidden, cell, batch_sizes, _products(layers, prepared), clips)
+        return lstm_in_place(inputs, hidden, cell, batch_sizes, _products(inputs, layers, prepared), clips)
 
 
 def _stacked(layers: Sequence[LstmWeights]) -> LstmWeights:
     return layers[0] if len(layers) == 1 else LstmWeights(*map(torch.stack, zip(*layers, strict=True)))
 
 
-def _products(layers: Sequence[LstmWeights], prepared: StepProducts | None) -> LstmProducts:
+def _products(inputs: Tensor, layers: Sequence[LstmWeights], prepared: PreparedProducts | None) -> LstmProducts:
     """The products of one layer, or of layers that run together."""
     if len(layers) == 1:
         (weights,) = layers
-        inputs = partial(multiply, weight=weights.weight_ih, bias=weights.bias)
+        input_gates = InputGates(inputs, weights.weight_ih, weights.bias, prepared)
         if prepared is not None:
-            return LstmProducts(inputs, lambda gates, x: gates.add_(prepared.recurrent(x)), prepared.projection)
+            return LstmProducts(input_gates, lambda gates, x: gates.add_(prepared.recurrent(x)), prepared.projection)
         add_recurrent = partial(add_product, weight=weights.weight_hh)
-        return LstmProducts(inputs, add_recurrent, partial(multiply, weight=weights.weight_hr))
+        return LstmProducts(input_gates, add_recurrent, partial(multiply, weight=weights.weight_hr))
     recurrent, projection = (
         torch.stack(pair).transpose(1, 2)
         for pair in ([layer.weight_hh for layer in layers], [layer.weight_hr for layer in layers])
     )
 
-    def inputs_of_each(x: Tensor) -> Tensor:
+    def input_gates_of_each(start: int, end: int) -> Tensor:
         # Once for many steps, so that it is not worth a copy of the weights.
-        pairs = zip(x, layers, strict=True)
+        pairs = zip(inputs[:, start:end], layers, strict=True)
         return torch.stack([F.linear(part, layer.weight_ih, layer.bias) for part, layer in pairs])
 
     return LstmProducts(
-        inputs_of_each,
+        input_gates_of_each,
         lambda gates, x: gates.add_(torch.matmul(x, recurrent)),
         lambda x: torch.matmul(x, projection),
     )
@@ -156,6 +166,23 @@ def lstm_reference(
     return packed, torch.cat(final_hidden[::-1]), torch.cat(final_cell[::-1])
 
 
+def _reference_of_each(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    batch_sizes: list[int],
+    layers: Sequence[LstmWeights],
+    clips: Clips,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `lstm_reference`, for layers that run together."""
+    results = [
+        lstm_reference(*tensors, batch_sizes, layer, clips)
+        for *tensors, layer in zip(inputs, hidden, cell, layers, strict=True)
+    ]
+    outputs, final_hidden, final_cell = map(torch.stack, zip(*results, strict=True))
+    return outputs, final_hidden, final_cell
+
+
 def _cell(gates: Tensor, cell: Tensor, weight_hr: Tensor, clips: Clips) -> tuple[Tensor, Tensor]:
     """One step: (running, 4 * cell_size) gates before their non-linearities -> the output and the new cell."""
     input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
@@ -188,7 +215,7 @@ def lstm_in_place(
     for steps in _slices(batch_sizes):
         end = start + sum(steps)
         # One (..., running, 4 * cell_size) and one (..., running, projection_dim) tensor a step.
-        slice_gates = products.inputs(inputs[..., start:end, :]).split(steps, dim=-2)
+        slice_gates = products.inputs(start, end).split(steps, dim=-2)
         slice_outputs = outputs[..., start:end, :].split(steps, dim=-2)
         start = end
         for running, gates, output in zip(steps, slice_gates, slice_outputs, strict=True):
@@ -341,14 +368,13 @@ class LstmFunction(torch.autograd.Function):
         """The same gradients, from the reference, which can be differentiated once more."""
         # Views, so that a tensor that was given twice gets two gradients.
         tensors = [tensor.view_as(tensor) for tensor in ctx.saved_tensors[:7]]
-        if tensors[0].dim() > 2:
-            raise NotImplementedError(
-                "Gradients of gradients need each direction on its own, which is how the model runs on a CPU. "
-                "Call `model.cpu()` first."
-            )
         with torch.enable_grad():
             inputs, hidden, cell, *weights = tensors
-            outputs = lstm_reference(inputs, hidden, cell, ctx.batch_sizes, LstmWeights(*weights), ctx.clips)
+            if inputs.dim() > 2:
+                layers = [LstmWeights(*layer) for layer in zip(*weights, strict=True)]
+                outputs = _reference_of_each(inputs, hidden, cell, ctx.batch_sizes, layers, ctx.clips)
+            else:
+                outputs = lstm_reference(inputs, hidden, cell, ctx.batch_sizes, LstmWeights(*weights), ctx.clips)
             wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
             found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
         return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:7]), None, None)

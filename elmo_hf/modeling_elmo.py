@@ -35,8 +35,8 @@ from .configuration_elmo import (
     ElmoConfig,
 )
 from .engine_elmo import (
+    PreparedProducts,
     RecurrentWeights,
-    StepProducts,
     WordVectors,
     check_range,
     encode_words,
@@ -182,7 +182,7 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         cell: Tensor,
         batch_sizes: list[int],
         lengths: Tensor | None = None,
-        prepared: StepProducts | None = None,
+        prepared: PreparedProducts | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
@@ -235,11 +235,7 @@ class ElmoEncoder(nn.Module):
         if packed_words.lengths is None and multiplies_directions_together(self, len(packed_words.sorted_rows)):
             results = self._run_together(torch.stack([forward_inputs, backward_inputs]), hidden, cell, packed_words)
         else:
-            products = None
-            if packed_words.lengths is None:
-                batch_sizes = packed_words.batch_sizes
-                products = self.recurrent_weights.products(self, len(packed_words.sorted_rows), len(batch_sizes))
-            ahead, behind = (None, None) if products is None else (products[: len(hidden)], products[len(hidden) :])
+            ahead, behind = self.recurrent_weights.products(self, word_vectors, packed_words)
             tasks = [
                 partial(self._run_direction, self.forward_layers, forward_inputs, hidden[:, 0], cell[:, 0]),
                 partial(self._run_direction, self.backward_layers, backward_inputs, hidden[:, 1], cell[:, 1]),
@@ -268,7 +264,7 @@ class ElmoEncoder(nn.Module):
         hidden: Tensor,
         cell: Tensor,
         packed_words: PackedWords,
-        products: list[StepProducts] | None,
+        products: list[PreparedProducts] | None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """
         Runs one stack of layers, with prepared `products` if there are any.
@@ -506,7 +502,8 @@ class ElmoModelOutput(ModelOutput):
         last_hidden_state: (batch, words, hidden_size) the first mix, so that `outputs[0]` is what a pipeline wants.
             Zeros at padding.
         other_representations: (batch, mixes - 1, words, hidden_size) the other mixes, when there are any.
-        mask: (batch, words) bool, `True` at words (and boundaries, where they are kept).
+        attention_mask: (batch, words) 1 at words (and boundaries, where they are kept), 0 elsewhere; `mask` is the
+            same as truth values, to index with.
         lstm_hidden: (batch, layers, 2, projection_dim) states of both directions after each sentence.
         lstm_cell: (batch, layers, 2, cell_size) the cells that belong to them.
         hidden_states: with `output_hidden_states=True`, one (batch, words, hidden_size) tensor a layer: the word
@@ -517,10 +514,15 @@ class ElmoModelOutput(ModelOutput):
     # Tensors with the batch first, so that a pipeline can split a batch; it knows of no tuples but `hidden_states`.
     last_hidden_state: Tensor | None = None
     other_representations: Tensor | None = None
-    mask: Tensor | None = None
+    attention_mask: Tensor | None = None
     lstm_hidden: Tensor | None = None
     lstm_cell: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(batch, words) bool, `True` at words."""
+        return self.attention_mask.bool()
 
     @property
     def elmo_representations(self) -> tuple[Tensor, ...]:
@@ -628,7 +630,7 @@ class ElmoModel(ElmoPreTrainedModel):
         outputs = ElmoModelOutput(
             last_hidden_state=representations[0],
             other_representations=torch.stack(representations[1:], dim=1) if len(representations) > 1 else None,
-            mask=mask,
+            attention_mask=mask.long(),
             lstm_hidden=sentences.lstm_states[0],
             lstm_cell=sentences.lstm_states[1],
             hidden_states=hidden_states,
@@ -1037,13 +1039,20 @@ class ElmoHead(ElmoPreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Loads a folder or Hub repository, see `PreTrainedModel.from_pretrained`."""
-        if cls.output_name != "classifier" and kwargs.get("key_mapping") is None:
+        name = pretrained_model_name_or_path
+        renamed = False
+        if name is not None and cls.output_name != "classifier" and kwargs.get("key_mapping") is None:
             # Until version 0.1 every head's layer had the same name.
-            hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-            saved, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_options)
-            if cls.__name__ in (saved.get("architectures") or ()):
+            hub_options = {option: kwargs[option] for option in _HUB_OPTIONS if option in kwargs}
+            saved, _ = cls.config_class.get_config_dict(name, **hub_options)
+            renamed = cls.__name__ in (saved.get("architectures") or ())
+            if renamed:
                 kwargs["key_mapping"] = {r"^classifier\.": f"{cls.output_name}."}
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        if renamed:
+            # transformers 5 would save under the old name again.
+            vars(loaded[0] if isinstance(loaded, tuple) else loaded).pop("_weight_conversions", None)
+        return loaded
 
     def _read(
         self,

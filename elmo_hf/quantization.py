@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .lstm_elmo import LstmProducts, LstmWeights, lstm_in_place
-from .modeling_elmo import ElmoLstmLayer, ElmoPreTrainedModel
+from .modeling_elmo import ElmoPreTrainedModel
 
 # Without AVX-512 VNNI the kernel adds pairs of products in 16 bits; 7-bit activations cannot overflow there.
 REDUCE_RANGE = True
@@ -29,7 +29,9 @@ class Int8Linear(nn.Module):
             # PyTorch 2.13 announces the end of quantized tensors; its 8-bit kernels still take nothing else.
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
             quantized = torch.quantize_per_channel(weight, scales, zero_points, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.detach().float())
+        # A copy of its own: what is packed shares the bias.
+        bias = None if bias is None else bias.detach().float().clone()
+        self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.numel() == 0:
@@ -39,11 +41,11 @@ class Int8Linear(nn.Module):
 
 
 class Int8LstmLayer(nn.Module):
-    """An [`ElmoLstmLayer`] for inference, its three products in 8 bits and its state in float32."""
+    """An `ElmoLstmLayer` for inference, its three products in 8 bits and its state in float32."""
 
     gradient_checkpointing = False
 
-    def __init__(self, layer: ElmoLstmLayer):
+    def __init__(self, layer: nn.Module):
         super().__init__()
         weights = LstmWeights(*(weight.float() for weight in layer.weights()))
         self.inputs = Int8Linear(weights.weight_ih, weights.bias)
@@ -57,7 +59,11 @@ class Int8LstmLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if lengths is not None:
             raise ValueError("A quantized model can be neither traced nor compiled; use the model it was made from.")
-        products = LstmProducts(self.inputs, lambda gates, x: gates.add_(self.recurrent(x)), self.projection)
+        products = LstmProducts(
+            lambda start, end: self.inputs(inputs[start:end]),
+            lambda gates, x: gates.add_(self.recurrent(x)),
+            self.projection,
+        )
         outputs, final_hidden, final_cell = lstm_in_place(inputs, hidden, cell, batch_sizes, products, self.clips)
         return (outputs + inputs if self.add_skip else outputs), final_hidden, final_cell
 
@@ -67,11 +73,12 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
     Returns a copy of a model with the weights of its LSTMs, highways and character projection in 8 bits, for inference
     on a CPU. Heads, scalar mixes and convolutions stay as they are; the model itself is left alone.
 
-    The copy is not exact (`benchmarks/quantization.py` prints the cosine of each layer), and, unlike those of the
-    model, its vectors depend a little on the neighbours in the batch, because activations share a scale. It cannot be
-    trained or saved.
+    The copy computes in float32, whatever the precision of the model. It is not exact (`benchmarks/quantization.py`
+    prints the cosine of each layer), and, unlike those of the model, its vectors depend a little on the neighbours in
+    the batch, because activations share a scale. It cannot be trained or saved.
 
     Raises:
+        TypeError: it has no LSTM layers to quantize; it may be quantized already.
         ValueError: the model is not on a CPU, or this PyTorch has no 8-bit kernels.
     """
     if "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -83,7 +90,7 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:
-        quantized = _convert(model, {})
+        quantized = _convert(model, {}).float()
     finally:
         torch.backends.quantized.engine = engine
     quantized.save_pretrained = _refuse_to_save  # type: ignore[method-assign]
@@ -93,10 +100,13 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
 def _convert(model: ElmoPreTrainedModel, memo: dict) -> ElmoPreTrainedModel:
     """Copies a model; what becomes 8-bit is put in the place of its copy, which is never made."""
     for name, module in model.named_modules():
-        if isinstance(module, ElmoLstmLayer):
+        # By name: with `trust_remote_code` the class is another one.
+        if type(module).__name__ == "ElmoLstmLayer":
             memo[id(module)] = Int8LstmLayer(module)
         elif isinstance(module, nn.Linear) and "character_encoder." in name:
             memo[id(module)] = Int8Linear(module.weight, module.bias)
+    if not any(isinstance(copy_, Int8LstmLayer) for copy_ in memo.values()):
+        raise TypeError(f"`model` must be a model of this library that is not quantized yet, was: {type(model)}.")
     return copy.deepcopy(model, memo)
 
 

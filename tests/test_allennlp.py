@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elmo_hf import ElmoConfig
+from elmo_hf import ElmoConfig, engine_elmo
 from elmo_hf.allennlp import Elmo, batch_to_ids
 from elmo_hf.checkpoints.bilm_hdf5 import read_model
 from tests.tiny import SENTENCES
@@ -73,11 +73,10 @@ def word_inputs(sentences: list[list[str]] = SENTENCES, unknown: int = -1) -> Te
 
 def num_convolved(elmo: Elmo, call: Callable[[], Any]) -> int:
     """How many words pass the character convolutions during `call`."""
-    convolution = elmo.model.character_encoder.convolutions[0]
-    # Not by a hook: words are not remembered past one.
-    with mock.patch.object(convolution, "forward", wraps=convolution.forward) as convolve:
+    # Not by a hook or a patch of the encoder: words are not remembered past one.
+    with mock.patch.object(engine_elmo, "encode_by_length", wraps=engine_elmo.encode_by_length) as encode:
         call()
-    return sum(len(words) for (words,), _ in convolve.call_args_list)
+    return sum(len(words) for (_, words), _ in encode.call_args_list)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,19 +10,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-import elmo_hf.modeling_elmo
-from elmo_hf import ElmoConfig, ElmoModel
+from elmo_hf import ElmoConfig, ElmoModel, engine_elmo, lstm_elmo
 from elmo_hf.lstm_elmo import (
     Clips,
     LstmFunction,
     LstmWeights,
-    WeightCache,
-    lstm_inference,
-    lstm_traced,
-    prepare_products,
-    run_side_by_side,
+    lstm,
+    lstm_in_place,
+    lstm_reference,
 )
-from elmo_hf.modeling_elmo import ElmoEncoder, ElmoLstmLayer
+from elmo_hf.modeling_elmo import ElmoLstmLayer
 from tests.tiny import character_ids, tiny_model
 
 INPUT, CELL = 2, 3
@@ -48,7 +45,7 @@ def random_layer(directions: tuple[int, ...] = (), dtype=torch.float64, seed: in
 
 
 def traced(tensors: list[torch.Tensor], clips: Clips) -> tuple[torch.Tensor, ...]:
-    return lstm_traced(*tensors[:3], BATCH_SIZES, LstmWeights(*tensors[3:]), clips)
+    return lstm_reference(*tensors[:3], BATCH_SIZES, LstmWeights(*tensors[3:]), clips)
 
 
 @pytest.mark.parametrize("clips", CLIPS)
@@ -97,7 +94,8 @@ def test_inference_equals_the_traced_layer(clips, dtype):
     tensors = random_layer(dtype=dtype)
     before = [tensor.clone() for tensor in tensors]
     expected = traced(tensors, clips)
-    result = lstm_inference(*tensors[:3], BATCH_SIZES, prepare_products(LstmWeights(*tensors[3:])), clips)
+    with torch.no_grad():
+        result = lstm(*tensors[:3], BATCH_SIZES, LstmWeights(*tensors[3:]), clips)
     for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     # It works in place, but not on what it was given.
@@ -133,10 +131,10 @@ def test_gradients_equal_finite_differences(clips):
 
 def test_both_directions_in_one_product_equal_one_after_the_other():
     both = [tensor.requires_grad_() for tensor in random_layer((2,))]
-    products = prepare_products(LstmWeights(*both[3:]))
-    together = LstmFunction.apply(*both, BATCH_SIZES, TIGHT)
+    layers = [LstmWeights(*(weight[direction] for weight in both[3:])) for direction in range(2)]
+    together = lstm(*both[:3], BATCH_SIZES, layers, TIGHT)
     with torch.no_grad():
-        in_place = lstm_inference(*both[:3], BATCH_SIZES, products, TIGHT)
+        in_place = lstm(*both[:3], BATCH_SIZES, layers, TIGHT)
     for direction in range(2):
         alone = traced([tensor[direction] for tensor in both], TIGHT)
         for result in (together, in_place):
@@ -148,8 +146,8 @@ def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
     model, ids = tiny_model().double(), character_ids()
     parameters = list(model.parameters())
     outputs, gradients = [], []
-    for batched in (False, True):
-        monkeypatch.setattr(ElmoEncoder, "_batches_directions", lambda self, packed, batched=batched: batched)
+    for limits in ((), ((100, 1 << 20),)):
+        monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", limits)
         outputs.append(model(ids))
         gradients.append(torch.autograd.grad(outputs[-1].last_hidden_state.square().sum(), parameters))
         with torch.no_grad():
@@ -162,8 +160,10 @@ def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
 
 @pytest.fixture
 def large_layers(monkeypatch):
-    """Tiny layers are treated as those whose directions do not share products on a CPU."""
-    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_WEIGHT", 0)
+    """Tiny layers are treated as large ones: directions apart, products prepared."""
+    monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", ())
+    monkeypatch.setattr(engine_elmo, "LARGE_WEIGHT", 0)
+    monkeypatch.setattr(engine_elmo, "PACKED_STEPS", 0)
 
 
 @pytest.fixture(params=["small layers", "large layers"])
@@ -174,8 +174,8 @@ def either_size(request):
 
 def test_directions_of_small_layers_share_the_steps_of_small_batches(monkeypatch):
     model, ids = tiny_model(), character_ids()
-    calls = mock.Mock(wraps=lstm_inference)
-    monkeypatch.setattr(elmo_hf.modeling_elmo, "lstm_inference", calls)
+    calls = mock.Mock(wraps=lstm_in_place)
+    monkeypatch.setattr(lstm_elmo, "lstm_in_place", calls)
 
     def leading_shapes() -> list[torch.Size]:
         calls.reset_mock()
@@ -183,11 +183,12 @@ def test_directions_of_small_layers_share_the_steps_of_small_batches(monkeypatch
             model(ids)
         return [call.args[0].shape[:-2] for call in calls.call_args_list]
 
-    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_WEIGHT", model.encoder.forward_layers[0].weight_hh.numel())
-    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_BATCH", len(ids))
+    largest = model.encoder.forward_layers[0].weight_hh.numel()
+    monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", ((len(ids), largest),))
     assert leading_shapes() == [(2,)] * 2
-    monkeypatch.setattr(elmo_hf.modeling_elmo, "SMALL_BATCH", 1)
-    assert leading_shapes() == [()] * 4
+    for limits in (((len(ids) - 1, largest),), ((len(ids), largest - 1),)):
+        monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", limits)
+        assert leading_shapes() == [()] * 4
 
 
 def test_hooks_of_layers_are_called_and_pruned_layers_trained():
@@ -206,25 +207,30 @@ def test_hooks_of_layers_are_called_and_pruned_layers_trained():
 
 
 @pytest.mark.usefixtures("large_layers")
-def test_the_model_gives_the_same_with_the_directions_side_by_side(monkeypatch):
+def test_the_model_gives_the_same_with_the_directions_in_threads(monkeypatch):
     model, ids = tiny_model(), character_ids()
     threads = torch.get_num_threads()
     calls = []
 
+    run_in_threads = engine_elmo.run_in_threads
+
     def counted(tasks):
         calls.append(len(tasks))
-        return run_side_by_side(tasks)
+        return run_in_threads(tasks)
 
-    monkeypatch.setattr(elmo_hf.modeling_elmo, "run_side_by_side", counted)
+    monkeypatch.setattr(engine_elmo, "run_in_threads", counted)
     results = {}
-    for side_by_side in (False, True):
-        monkeypatch.setattr(ElmoEncoder, "_side_by_side_wins", lambda self, *_, wins=side_by_side: wins)
-        for mode in (torch.no_grad, torch.inference_mode):
-            with mode():
-                results[side_by_side, mode] = model(ids).last_hidden_state.clone()
-    assert calls == [2, 2]
-    assert all(torch.equal(result, results[False, torch.no_grad]) for result in results.values())
-    assert torch.get_num_threads() == threads
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            for mode in (torch.no_grad, torch.inference_mode):
+                with mode():
+                    results[number, mode] = model(ids).last_hidden_state.clone()
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert set(calls) == {2}
+    assert all(torch.equal(result, results[1, torch.no_grad]) for result in results.values())
 
 
 def optimizer_step(model: ElmoModel):
@@ -286,9 +292,7 @@ def test_a_change_of_the_weights_is_noticed(edit):
 
 
 def holds_prepared_weights(model: ElmoModel) -> bool:
-    layer = model.encoder.forward_layers[0]
-    caches = (layer._products, layer._single_products, layer._shared_products)
-    return any(cache._entry is not None for cache in caches)
+    return model.encoder.recurrent_weights._entry is not None
 
 
 def test_pruning_again_is_noticed():
@@ -299,7 +303,7 @@ def test_pruning_again_is_noticed():
         with torch.no_grad():
             found = model(ids).last_hidden_state
             torch.testing.assert_close(copy.deepcopy(model)(ids).last_hidden_state, found)
-        model.character_encoder.forget()
+        model.clear_cache()
         with torch.no_grad():
             torch.testing.assert_close(model(ids).last_hidden_state, found)
 
@@ -326,7 +330,7 @@ def test_copies_and_pickles_carry_no_prepared_weights():
             assert torch.equal(twin(ids).last_hidden_state, expected)
 
 
-@pytest.mark.usefixtures("either_size")
+@pytest.mark.usefixtures("large_layers")
 def test_prepared_weights_are_let_go_when_training_begins():
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
@@ -334,7 +338,7 @@ def test_prepared_weights_are_let_go_when_training_begins():
     assert holds_prepared_weights(model)
     model(ids)
     assert not holds_prepared_weights(model)
-    assert model.character_encoder._word_vectors._entry is None
+    assert model.character_encoder.word_vectors._entry is None
 
 
 @pytest.mark.usefixtures("either_size")
@@ -342,19 +346,23 @@ def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         expected = model(ids).last_hidden_state
-        monkeypatch.setattr("elmo_hf.lstm_elmo.can_pack", lambda weight: False)
+        monkeypatch.setattr(engine_elmo, "packing_works", lambda: False)
         without = copy.deepcopy(model)(ids).last_hidden_state
     torch.testing.assert_close(without, expected)
 
 
-def test_a_weight_cache_computes_once_a_state_of_its_weights():
-    cache, weight, computed = WeightCache(), nn.Parameter(torch.ones(3), requires_grad=False), []
-    for _ in range(2):
-        cache.get([weight], lambda: computed.append(weight.clone()))
-    cache.get([weight], lambda: computed.append(weight.clone()), variant=torch.bfloat16)
-    weight.add_(1)
-    cache.get([weight], lambda: computed.append(weight.clone()), variant=torch.bfloat16)
-    assert [value.tolist() for value in computed] == [[1.0] * 3, [1.0] * 3, [2.0] * 3]
+@pytest.mark.parametrize("damage", ["missing", "wrong"])
+def test_operators_that_are_missing_or_wrong_are_not_used(damage, monkeypatch, caplog):
+    broken = mock.Mock(**({"_linear_pointwise.return_value": torch.zeros(3, 7)} if damage == "wrong" else {}))
+    if damage == "missing":
+        broken._reorder_linear_weight.side_effect = AttributeError("no such operator")
+    monkeypatch.setattr(torch.ops, "mkldnn", broken)
+    engine_elmo.packing_works.cache_clear()
+    try:
+        assert not engine_elmo.packing_works()
+    finally:
+        monkeypatch.undo()
+        engine_elmo.packing_works.cache_clear()
 
 
 @pytest.mark.usefixtures("either_size")
@@ -374,11 +382,10 @@ def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
 
 
 @pytest.mark.usefixtures("large_layers")
-def test_directions_run_side_by_side_wherever_there_are_two_threads_and_no_gradients(monkeypatch):
+def test_directions_run_in_threads_wherever_there_are_two_and_no_gradients(monkeypatch):
     model, ids, calls = tiny_model(), character_ids(), []
-    monkeypatch.setattr(
-        elmo_hf.modeling_elmo, "run_side_by_side", lambda tasks: calls.append(len(tasks)) or run_side_by_side(tasks)
-    )
+    run_in_threads = engine_elmo.run_in_threads
+    monkeypatch.setattr(engine_elmo, "run_in_threads", lambda tasks: calls.append(1) or run_in_threads(tasks))
     with torch.no_grad():
         alone = model(ids).last_hidden_state
     assert not calls
@@ -388,7 +395,13 @@ def test_directions_run_side_by_side_wherever_there_are_two_threads_and_no_gradi
         assert not calls
         with torch.no_grad():
             assert torch.equal(model(ids).last_hidden_state, alone)
-        assert calls == [2]
+        assert calls
+        # A hook may not be meant for another thread.
+        del calls[:]
+        model.encoder.forward_layers[0].register_forward_hook(lambda *_: None)
+        with torch.no_grad():
+            model(ids)
+        assert not calls
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

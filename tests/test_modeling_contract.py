@@ -22,7 +22,6 @@ from elmo_hf import (
     ElmoModel,
     ElmoPreTrainedModel,
     ElmoTokenizer,
-    modeling_elmo,
 )
 from tests.tiny import SENTENCES, character_ids, tiny_config
 from tests.upstream import import_upstream, leave_out, results_of
@@ -240,26 +239,6 @@ class _Contract(common.ModelTesterMixin):
         # This one looks at the classes.
         if self._testMethodName != "test_model_main_input_name":
             assert self.num_models > 0, "The test made no model: it belongs into `INAPPLICABLE`."
-
-    def test_model_outputs_equivalence(self) -> None:
-        # It subtracts outputs, which truth values do not allow.
-        def output(mask: Tensor, **fields: Any) -> modeling_elmo.ElmoModelOutput:
-            return ElmoModelOutput(mask=mask.long(), **fields)
-
-        ElmoModelOutput = modeling_elmo.ElmoModelOutput
-        model_class, *heads = self.all_model_classes
-        with mock.patch.object(self, "all_model_classes", heads):
-            super().test_model_outputs_equivalence()
-        self.enterContext(mock.patch.object(self, "all_model_classes", [model_class]))
-        with mock.patch.object(modeling_elmo, "ElmoModelOutput", output):
-            super().test_model_outputs_equivalence()
-
-    def check_training_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        if transformers.__version__.startswith("4."):
-            # It asks for a gradient of all weights, even of those that the model froze: a language model's mixes.
-            others = [model_class for model_class in self.all_model_classes if model_class is not ElmoForPreTraining]
-            self.enterContext(mock.patch.object(self, "all_model_classes", others))
-        super().check_training_gradient_checkpointing(*args, **kwargs)
 
     def test_can_init_all_missing_weights(self) -> None:
         # It looks for the year of the model in the file of its configuration, and spares models before 2023.

@@ -448,7 +448,7 @@ def test_more_leading_dimensions_are_one_batch(run: Any):
         attention_mask=torch.ones(2, 1, 2, ids.shape[1]),
         output_hidden_states=True,
     )
-    for name in ("last_hidden_state", "mask"):
+    for name in ("last_hidden_state", "attention_mask"):
         torch.testing.assert_close(nested[name], expected[name].unflatten(0, (2, 1, 2)), **EXACT)
     for nested_layer, layer in zip(nested.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(nested_layer, layer.unflatten(0, (2, 1, 2)), **EXACT)
@@ -554,7 +554,7 @@ def test_hidden_states_do_not_depend_on_the_mix():
 def test_a_tuple_holds_the_same_values_in_the_same_order(by: str):
     model, ids = tiny_model(num_output_representations=2), character_ids()
     expected = model(ids, output_hidden_states=True)
-    names = ["last_hidden_state", "other_representations", "mask", "lstm_hidden", "lstm_cell", "hidden_states"]
+    names = ["last_hidden_state", "other_representations", "attention_mask", "lstm_hidden", "lstm_cell", "hidden_states"]
     assert list(expected) == names
     if by == "argument":
         actual = model(ids, output_hidden_states=True, return_dict=False)
@@ -685,13 +685,13 @@ def test_gradient_checkpointing_computes_the_layers_again_and_gives_the_same_gra
     model, calls = tiny_model(dropout=0.0).train(), []
     expected = gradients_of(model, character_ids())
     layer = model.encoder.forward_layers[1]
-    run = layer.run
+    weights = layer.weights
 
-    def counted(*args: Any) -> Any:
+    def counted() -> Any:
         calls.append(1)
-        return run(*args)
+        return weights()
 
-    layer.run = counted
+    layer.weights = counted
     # transformers 5.23 renames it.
     enable, disable = (
         getattr(model, f"activation_checkpointing_{verb}", None) or getattr(model, f"gradient_checkpointing_{verb}")
