@@ -158,7 +158,7 @@ def measure_step(name: str, rounds: int) -> None:
         optimizer.zero_grad()
 
     def step_of_new_words() -> None:
-        model.elmo.character_encoder.forget()
+        model.elmo.character_encoder.word_vectors.clear()
         step()
 
     step()

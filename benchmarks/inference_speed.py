@@ -3,18 +3,27 @@ Words a second on a CPU: this library, AllenNLP 2.10.1 and `torch.nn.LSTM(proj_s
 
     python -m benchmarks.inference_speed --quick
     python -m benchmarks.inference_speed --corpus sentences.txt --size original
+    python -m benchmarks.inference_speed --against CHECKOUT --corpus sentences.txt     # pairs with another version
 
 Weights are random, sentences real: the 30 news sentences of the reference fixture, or a file with one tokenised
 sentence a line. Word vectors are forgotten before every timed pass, so nothing is remembered from an earlier one.
+`--against` times this version and another one in turn instead, on sentences that no earlier call has read.
 `torch.nn.LSTM` stands for the speed of PyTorch itself: it has no clips, and gets the word vectors for nothing.
 """
 
 import argparse
+import importlib.util
 import json
 import random
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -31,6 +40,16 @@ SIZES = {
     "small": {"cell_size": 1024, "projection_dim": 128, "num_highway_layers": 1},
     "medium": {"cell_size": 2048, "projection_dim": 256, "num_highway_layers": 1},
     "original": {},
+}
+# Beside them, the size of the model in the package, whose character encoder is smaller as well.
+PAIR_SIZES = {
+    "packaged": {
+        "cell_size": 384,
+        "projection_dim": 160,
+        "num_highway_layers": 1,
+        "char_cnn_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 128]],
+    },
+    **SIZES,
 }
 BATCH_SIZES = (1, 8, 32, 64)
 SORTED_BATCH_SIZES = (32, 64, 128)
@@ -78,7 +97,7 @@ def passes(
     ids = [batch_to_ids(batch) for batch in batches]
 
     def run_ours():
-        ours.character_encoder.forget()
+        ours.character_encoder.word_vectors.clear()
         for batch in ids:
             ours(batch, output_hidden_states=True)
 
@@ -154,6 +173,64 @@ def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, al
     return table
 
 
+def load_package(checkout: Path) -> ModuleType:
+    """The package of another checkout, under a name of its own; it is not registered with the Auto classes."""
+    folder = checkout / "elmo_hf"
+    spec = importlib.util.spec_from_file_location(
+        "other_elmo_hf", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = package
+    with ExitStack() as stack:
+        for name in ("_BaseAutoModelClass.register", "AutoConfig.register", "AutoTokenizer.register"):
+            module = "tokenization_auto" if "Tokenizer" in name else "configuration_auto"
+            module = "auto_factory" if name.startswith("_") else module
+            stack.enter_context(mock.patch(f"transformers.models.auto.{module}.{name}"))
+        spec.loader.exec_module(package)
+    return package
+
+
+def pairs_table(
+    size: str, other: ModuleType, sentences: Iterator[list[str]], limits: dict[int, int], rounds: int
+) -> Table:
+    """This version and another one, in turn, on the same sentences; each round reads new ones."""
+    table = Table(title=f"{size} size, unsorted, new sentences each round, words per second")
+    for column in ("batch", "before", "now", "ratio", "lowest and highest round", "largest difference"):
+        table.add_column(column, justify="right")
+    torch.manual_seed(0)
+    now = ElmoModel(ElmoConfig(**PAIR_SIZES[size])).eval()
+    before = other.ElmoModel(other.ElmoConfig(**PAIR_SIZES[size])).eval()
+    before.load_state_dict(now.state_dict())
+    for batch_size in BATCH_SIZES:
+        ratios, seconds, words, difference = [], {before: 0.0, now: 0.0}, 0, 0.0
+        for turn in range(rounds + 1):
+            some = list(islice(sentences, limits[batch_size]))
+            if len(some) < limits[batch_size]:
+                raise SystemExit("`--corpus` must have more sentences for so many rounds.")
+            batches = [batch_to_ids(batch) for batch in split(some, batch_size)]
+            found, spent = {}, {}
+            for model in (before, now) if turn % 2 else (now, before):
+                start = time.perf_counter()
+                found[model] = [model(batch, output_hidden_states=True).hidden_states[-1] for batch in batches]
+                spent[model] = time.perf_counter() - start
+            pairs = zip(found[before], found[now], strict=True)
+            difference = max(difference, *((one - two).abs().max().item() for one, two in pairs))
+            # The first round prepares.
+            if turn:
+                ratios.append(spent[before] / spent[now])
+                words += num_words(some)
+                seconds = {model: seconds[model] + spent[model] for model in seconds}
+        table.add_row(
+            str(batch_size),
+            f"{words / seconds[before]:.0f}",
+            f"{words / seconds[now]:.0f}",
+            f"{sorted(ratios)[len(ratios) // 2]:.2f}",
+            f"{min(ratios):.2f} {max(ratios):.2f}",
+            f"{difference:.1e}",
+        )
+    return table
+
+
 def read_sentences(path: Path | None) -> Sentences:
     if path is None:
         rows = json.loads((reference_folder() / "sentences.json").read_text(encoding="utf-8"))
@@ -162,12 +239,13 @@ def read_sentences(path: Path | None) -> Sentences:
         return [words for line in lines if (words := line.split())]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
     parser.add_argument("--sentences", type=int, default=2000, help="sentences of the sorted corpus")
-    parser.add_argument("--size", choices=SIZES, action="append", help="all sizes without it")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time pairs with the version in this folder")
+    parser.add_argument("--size", choices=PAIR_SIZES, action="append", help="all sizes without it")
     parser.add_argument("--rounds", type=int, default=3, help="the fastest counts")
     parser.add_argument("--quick", action="store_true", help="fewer sentences and rounds, under ten minutes")
     arguments = parser.parse_args()
@@ -184,6 +262,13 @@ def main():
 
     console = Console(width=110)
     console.print(describe())
+    if arguments.against:
+        other = load_package(arguments.against)
+        for size in arguments.size or PAIR_SIZES:
+            few_sentences = limits if size == "original" else {batch: 4 * number for batch, number in limits.items()}
+            unread = iter(sentences) if arguments.corpus else iter(sentences * 1000)
+            console.print(pairs_table(size, other, unread, few_sentences, arguments.rounds))
+        return
     with tempfile.TemporaryDirectory() as folder:
         for size in arguments.size or SIZES:
             models = model_pair(size, Path(folder))

@@ -33,7 +33,7 @@ def speed_table(model: ElmoModel, quantized: ElmoModel, sentences: Sentences, ro
         batches = [batch_to_ids(batch) for batch in split(some, batch_size)]
 
         def run(chosen: ElmoModel, batches=batches):
-            chosen.character_encoder.forget()
+            chosen.character_encoder.word_vectors.clear()
             for batch in batches:
                 chosen(batch)
 
