@@ -4,8 +4,8 @@ What the engine costs: looking whether what was prepared still holds, memory, an
     python -m benchmarks.engine                     # all three
     python -m benchmarks.engine --only check        # or memory, or rounding
 
-Check: milliseconds of the check within one call, and its share of the call, for sentences of 20 words. Memory: resident
-memory of a process of its own, before and after batches of 1, 8 and 64. Rounding: mean distance of each layer to
+Check: milliseconds of the check within one call, and its share of the call, for sentences of 20 words. Memory: what
+a process of its own holds, before and after batches of 1, 8 and 64. Rounding: mean distance of each layer to
 float64, beside AllenNLP's with the same random weights, and that of a model in training, which takes another way.
 """
 

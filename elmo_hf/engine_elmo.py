@@ -73,7 +73,11 @@ def runs_plainly(*tensors: Tensor) -> bool:
     if _is_transformed() or forward_ad._current_level >= 0:
         return False
     return all(
-        type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        # Gradients of several results at once (`is_grads_batched`), which no transform tells of.
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
         for tensor in tensors
     )
 

@@ -310,8 +310,13 @@ class LstmFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_outputs: Tensor, d_final_hidden: Tensor, d_final_cell: Tensor) -> tuple:
         gradients = d_outputs, d_final_hidden, d_final_cell
-        # With `create_graph=True`, or in a `vmap` over gradients, operations in place would be wrong.
-        if torch.is_grad_enabled() or not runs_plainly(*gradients):
+        if not runs_plainly(*gradients):
+            raise NotImplementedError(
+                "The LSTM layers take one gradient at a time, not a batch of them (`is_grads_batched`, `vectorize`). "
+                "Use `torch.func.jacrev`, or leave `vectorize=True` out."
+            )
+        # With `create_graph=True`, the gradients will be differentiated once more.
+        if torch.is_grad_enabled():
             return LstmFunction._differentiable_backward(ctx, gradients)
         inputs, hidden, cell, weight_ih, weight_hh, _, weight_hr, gates, cells, outputs = ctx.saved_tensors
         clips: Clips = ctx.clips

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where each word of a batch stands: in the batch, in the time-major order of the LSTMs and in the output."""
 
+import random
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -175,9 +177,8 @@ def unique_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
     if len(character_ids) == 0:
         return character_ids, character_ids.new_zeros(0, dtype=torch.long)
     # Sorting one fingerprint for each word is far cheaper than sorting rows. Integer arithmetic wraps.
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(1 << 62), 1 << 62, (character_ids.shape[1],), generator=generator)
-    fingerprints = (character_ids.long() * factors.to(character_ids.device)).sum(1)
+    factors = torch.tensor(_factors(character_ids.shape[1]), device=character_ids.device)
+    fingerprints = (character_ids.long() * factors).sum(1)
     unique, rows = torch.unique(fingerprints, return_inverse=True)
     positions = torch.arange(len(rows), device=rows.device)
     table = character_ids[torch.empty_like(unique).index_copy_(0, rows, positions)]
@@ -185,6 +186,13 @@ def unique_words(character_ids: Tensor) -> tuple[Tensor, Tensor]:
         # Two words share a fingerprint; the slow way is always right.
         return torch.unique(character_ids, dim=0, return_inverse=True)
     return table, rows
+
+
+@lru_cache(maxsize=8)
+def _factors(number: int) -> list[int]:
+    # Not drawn by PyTorch: a `vmap` would refuse to.
+    generator = random.Random(0)
+    return [generator.randrange(-(1 << 62), 1 << 62) for _ in range(number)]
 
 
 def _longest_first(lengths: Tensor) -> tuple[int, Tensor, list[int]]:

@@ -554,7 +554,14 @@ def test_hidden_states_do_not_depend_on_the_mix():
 def test_a_tuple_holds_the_same_values_in_the_same_order(by: str):
     model, ids = tiny_model(num_output_representations=2), character_ids()
     expected = model(ids, output_hidden_states=True)
-    names = ["last_hidden_state", "other_representations", "attention_mask", "lstm_hidden", "lstm_cell", "hidden_states"]
+    names = [
+        "last_hidden_state",
+        "other_representations",
+        "attention_mask",
+        "lstm_hidden",
+        "lstm_cell",
+        "hidden_states",
+    ]
     assert list(expected) == names
     if by == "argument":
         actual = model(ids, output_hidden_states=True, return_dict=False)
