@@ -17,7 +17,6 @@ EXCEPTIONS = {
     "TRF033": "A state that is stored turns itself on, so that `save_pretrained` keeps both.",
     "TRF041": "The docstring of ElmoConfig tells what each option does and which files set it.",
     "TRF045": "The automatic capture replaces the last hidden state by the mix, so the layers are collected by hand.",
-    "TRF056": "A head's BiLSTM packs its sentences, which takes their lengths on the host.",
     "TRF057": "@auto_docstring documents `input_ids` as (batch, sequence).",
 }
 

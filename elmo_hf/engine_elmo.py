@@ -109,7 +109,7 @@ _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def known(cls: type) -> type:
+def known(cls: Any) -> Any:
     """Decorator of a module class whose results depend on its parameters, plain attributes and `forward` alone."""
     _KNOWN_FORWARDS[cls] = cls.forward
     return cls
@@ -284,7 +284,7 @@ class _RecordKeeper:
 # --- Vectors of words -----------------------------------------------------------------------------------------------
 
 
-def encode_words(encoder: nn.Module, character_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def encode_words(encoder: Any, character_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     Encodes each word of a batch once.
 
@@ -320,7 +320,7 @@ def check_range(name: str, values: Tensor, low: int, end: int):
         raise ValueError(f"`{name}` must be from {low} to {end - 1}, was: from {least} to {greatest}.")
 
 
-def encode_by_length(encoder: nn.Module, character_ids: Tensor) -> Tensor:
+def encode_by_length(encoder: Any, character_ids: Tensor) -> Tensor:
     """(words, characters) -> (words, projection_dim), words of similar length together, without shared padding."""
     if len(character_ids) == 0:
         return encoder(character_ids)
@@ -346,7 +346,7 @@ class WordVectors(_RecordKeeper):
     has the same vector in every sentence. The key of a word is all its character ids.
     """
 
-    def encode(self, encoder: nn.Module, character_ids: Tensor, num_sentences: int) -> Tensor:
+    def encode(self, encoder: Any, character_ids: Tensor, num_sentences: int) -> Tensor:
         """(words, characters) words, most of them different -> (words, projection_dim)."""
         parameters = list(encoder.parameters())
         capacity = encoder.word_cache_size
@@ -420,7 +420,11 @@ class _WordStore:
             else:
                 places[2].append(place)
         computed = encode(character_ids[places[2]]) if places[2] else None
-        parts = [generation.vectors[row] for generation, row in zip(generations, rows, strict=True) if row]
+        parts = [
+            generation.vectors[row]
+            for generation, row in zip(generations, rows, strict=True)
+            if row and generation.vectors is not None
+        ]
         if computed is not None:
             parts.append(computed)
         # What is only in the older generation is used again, and moves to the younger one.
@@ -568,7 +572,7 @@ class RecurrentWeights(_RecordKeeper):
         self._last_form: str | None = None
 
     def products(
-        self, encoder: nn.Module, word_vectors: Tensor, packed_words: PackedWords
+        self, encoder: Any, word_vectors: Tensor, packed_words: PackedWords
     ) -> tuple[list[PreparedProducts], list[PreparedProducts]] | tuple[None, None]:
         """The products of both directions' layers; `None` if they are to multiply with what they have."""
         if packed_words.lengths is not None:
@@ -645,21 +649,20 @@ class InputGates:
     def __init__(self, inputs: Tensor, weight_ih: Tensor, bias: Tensor, prepared: PreparedProducts | None):
         product = None if prepared is None else prepared.inputs
         self._multiply = partial(multiply, weight=weight_ih, bias=bias) if product is None else _with(product, bias)
-        self._inputs, self._table, self._rows = inputs, None, None
-        if prepared is not None and prepared.words is not None:
-            self._table, self._rows = prepared.words
-            if len(self._table) <= min(TABLE_ROWS, len(inputs)):
-                self._table = self._multiply(self._table)
-                self._multiply = None
+        self._inputs, self._words, self._gates = inputs, None if prepared is None else prepared.words, None
+        if self._words is not None and len(self._words[0]) <= min(TABLE_ROWS, len(inputs)):
+            # (rows of the table, 4 * cell_size)
+            self._gates = self._multiply(self._words[0])
 
     def __call__(self, start: int, end: int) -> Tensor:
         """(end - start, 4 * cell_size), the caller's own."""
-        if self._table is None:
+        if self._words is None:
             return self._multiply(self._inputs[start:end])
-        if self._multiply is None:
-            return self._table[self._rows[start:end]]
-        unique, rows = torch.unique(self._rows[start:end], return_inverse=True)
-        return self._multiply(self._table[unique])[rows]
+        table, rows = self._words
+        if self._gates is not None:
+            return self._gates[rows[start:end]]
+        unique, places = torch.unique(rows[start:end], return_inverse=True)
+        return self._multiply(table[unique])[places]
 
 
 def _with(product: Product, bias: Tensor) -> Product:
@@ -673,7 +676,7 @@ def _are_known(layers: Iterable[nn.Module]) -> bool:
 # --- Directions -----------------------------------------------------------------------------------------------------
 
 
-def multiplies_directions_together(encoder: nn.Module, num_sentences: int) -> bool:
+def multiplies_directions_together(encoder: Any, num_sentences: int) -> bool:
     """
     Whether both directions run as one batch of two: it halves the calls, where calls and not products take the time,
     as on accelerators, and on a CPU for few sentences and small layers.
@@ -715,9 +718,12 @@ def in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     if torch.get_num_threads() == 1:
         return [task() for task in tasks]
     middle = len(tasks) // 2
-    halves = tasks[:middle], tasks[middle:]
-    first, second = run_in_threads([lambda half=half: [task() for task in half] for half in halves])
+    first, second = run_in_threads([partial(_run_all, tasks[:middle]), partial(_run_all, tasks[middle:])])
     return first + second
+
+
+def _run_all(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [task() for task in tasks]
 
 
 def run_in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -176,8 +176,8 @@ def _reference_of_each(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `lstm_reference`, for layers that run together."""
     results = [
-        lstm_reference(*tensors, batch_sizes, layer, clips)
-        for *tensors, layer in zip(inputs, hidden, cell, layers, strict=True)
+        lstm_reference(inputs[index], hidden[index], cell[index], batch_sizes, layer, clips)
+        for index, layer in enumerate(layers)
     ]
     outputs, final_hidden, final_cell = map(torch.stack, zip(*results, strict=True))
     return outputs, final_hidden, final_cell

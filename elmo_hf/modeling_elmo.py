@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     MultipleChoiceModelOutput,
@@ -45,6 +44,7 @@ from .engine_elmo import (
     multiplies_directions_together,
     run_directions,
 )
+from .head_parts_elmo import ElmoHeadLstm, cross_entropy, divided, pool, positions_of_words
 from .lstm_elmo import Clips, LstmWeights, lstm
 from .packing_elmo import PackedWords, pack_streams, pack_words
 from .pipelines_elmo import teach_pipelines
@@ -989,28 +989,6 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         return tuple(total / (half >= 0).sum().clamp(min=1) for total, half in zip(sums, targets, strict=True))
 
 
-class ElmoHeadLstm(nn.Module):
-    """A BiLSTM over the mixed representations, as in the paper's tagger (section 4, named entity extraction)."""
-
-    def __init__(self, config: ElmoConfig):
-        super().__init__()
-        self.lstm = nn.LSTM(config.hidden_size, config.head_lstm_size, bidirectional=True)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
-        """(..., words, hidden_size), (..., words) -> (..., words, 2 * head_lstm_size), zeros at padding."""
-        lengths = [length for length in mask.sum(-1).flatten().tolist() if length > 0]
-        outputs = hidden_states.new_zeros(*mask.shape, 2 * self.lstm.hidden_size)
-        if not lengths:
-            return outputs
-        # Each sentence without its padding, wherever it stands.
-        words = hidden_states[mask].to(self.lstm.weight_ih_l0.dtype)
-        sentences = pack_sequence(words.split(lengths), enforce_sorted=False)
-        # On a CPU without bfloat16, PyTorch's autocast takes a single sentence to an operator that refuses it.
-        with torch.autocast("cpu", enabled=False):
-            words = torch.cat(unpack_sequence(self.lstm(sentences)[0]))
-        return outputs.to(words.dtype).masked_scatter(mask.unsqueeze(-1), words)
-
-
 # Keywords of `from_pretrained` that say where a configuration is.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -1075,40 +1053,7 @@ class ElmoHead(ElmoPreTrainedModel):
 
     def _score_sentences(self, features: Tensor, mask: Tensor) -> Tensor:
         """(..., words, features), (..., words) -> (..., scores)."""
-        return self._score(_pool(features, mask, self.config.sentence_pooling))
-
-
-def _pool(features: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """(..., words, features), (..., words) -> (..., features), 0 for a sentence without words; `sentence_pooling`."""
-    is_word, is_sentence = mask.unsqueeze(-1), mask.any(-1, keepdim=True)
-    if pooling == "mean" or mask.shape[-1] == 0:
-        return torch.where(is_word, features, 0.0).sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
-    if pooling == "max":
-        pooled = features.masked_fill(~is_word, float("-inf")).amax(-2)
-    else:
-        positions = torch.arange(mask.shape[-1], device=mask.device)
-        last, first = (positions * mask).amax(-1), mask.to(torch.uint8).argmax(-1)
-        ends = zip(features.chunk(2, dim=-1), (last, first), strict=True)
-        pooled = torch.cat([half.take_along_dim(end[..., None, None], -2).squeeze(-2) for half, end in ends], dim=-1)
-    return torch.where(is_sentence, pooled, 0.0)
-
-
-def _cross_entropy(scores: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """
-    Mean over the labels other than -100, 0 if there is none.
-
-    Args:
-        scores: (..., classes).
-        labels: (...) classes, -100 where there is nothing to learn.
-        num_items: what to divide the sum by instead: `num_items_in_batch` of a `Trainer` that accumulates gradients.
-    """
-    labels = labels.to(scores.device, torch.long).flatten()
-    total = F.cross_entropy(at_least_float32(scores).flatten(0, -2), labels, reduction="sum")
-    return _divided(total, labels.ne(-100).sum().clamp(min=1) if num_items is None else num_items)
-
-
-def _divided(total: Tensor, num_items: Tensor | int) -> Tensor:
-    return total / (num_items.to(total.device) if isinstance(num_items, Tensor) else num_items)
+        return self._score(pool(features, mask, self.config.sentence_pooling))
 
 
 class ElmoForTokenClassification(ElmoHead):
@@ -1139,7 +1084,7 @@ class ElmoForTokenClassification(ElmoHead):
         self._check_keywords(kwargs)
         features, _, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         logits = self._score(features)
-        loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)
+        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         outputs = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
         return self._returned(outputs, return_dict)
 
@@ -1201,11 +1146,11 @@ class ElmoForSequenceClassification(ElmoHead):
                 f"`labels` must have shape {shape} for {config.problem_type}, was: {tuple(labels.shape)}."
             )
         if not per_class:
-            return _cross_entropy(logits, labels, num_items)
+            return cross_entropy(logits, labels, num_items)
         logits = at_least_float32(logits)
         labels = labels.to(logits).view_as(logits)
         loss = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
-        return _divided(loss(logits, labels, reduction="sum"), labels.numel() if num_items is None else num_items)
+        return divided(loss(logits, labels, reduction="sum"), labels.numel() if num_items is None else num_items)
 
 
 class ElmoForQuestionAnswering(ElmoHead):
@@ -1246,7 +1191,7 @@ class ElmoForQuestionAnswering(ElmoHead):
         loss = None
         if start_positions is not None and end_positions is not None:
             start_loss, end_loss = (
-                _cross_entropy(logits, _positions_of_words(positions, mask), num_items_in_batch)
+                cross_entropy(logits, positions_of_words(positions, mask), num_items_in_batch)
                 for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
             )
             loss = (start_loss + end_loss) / 2
@@ -1254,15 +1199,6 @@ class ElmoForQuestionAnswering(ElmoHead):
             loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=hidden_states
         )
         return self._returned(outputs, return_dict)
-
-
-def _positions_of_words(positions: Tensor, mask: Tensor) -> Tensor:
-    """(batch,) or (batch, 1) positions, -100 in place of those at which (batch, words) `mask` has no word."""
-    positions = positions.to(mask.device, torch.long).reshape(-1, 1)
-    words = mask.shape[-1]
-    # One more column, without a word, for positions outside.
-    is_word = F.pad(mask, (0, 1)).gather(1, torch.where((positions >= 0) & (positions < words), positions, words))
-    return torch.where(is_word, positions, -100).squeeze(1)
 
 
 class ElmoForMultipleChoice(ElmoHead):
@@ -1294,7 +1230,7 @@ class ElmoForMultipleChoice(ElmoHead):
         self._check_keywords(kwargs)
         features, mask, hidden_states = self._read(input_ids, attention_mask, inputs_embeds, output_hidden_states)
         logits = self._score_sentences(features, mask).squeeze(-1)
-        loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)
+        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         outputs = MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=hidden_states)
         return self._returned(outputs, return_dict)
 

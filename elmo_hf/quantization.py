@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Int8LstmLayer(nn.Module):
 
     gradient_checkpointing = False
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: Any):
         super().__init__()
         weights = LstmWeights(*(weight.float() for weight in layer.weights()))
         self.inputs = Int8Linear(weights.weight_ih, weights.bias)
@@ -93,7 +94,7 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
         quantized = _convert(model, {}).float()
     finally:
         torch.backends.quantized.engine = engine
-    quantized.save_pretrained = _refuse_to_save  # type: ignore[method-assign]
+    quantized.save_pretrained = _refuse_to_save
     return quantized.eval().requires_grad_(False)
 
 
