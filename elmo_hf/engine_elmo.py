@@ -73,11 +73,7 @@ def runs_plainly(*tensors: Tensor) -> bool:
     if _is_transformed() or forward_ad._current_level >= 0:
         return False
     return all(
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout == torch.strided
-        and not tensor.is_meta
-        # Gradients of several results at once (`is_grads_batched`), which no transform tells of.
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
         for tensor in tensors
     )
 
@@ -90,11 +86,20 @@ def _is_transformed() -> bool:
         return True
 
 
+def is_batch_of_gradients(tensor: Tensor) -> bool:
+    """Whether a gradient stands for several at once (`is_grads_batched=True`), which no transform tells of."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def keeps_shapes(mask: Tensor) -> bool:
     """Whether no shape may depend on the values of a tensor: they are not known yet, or differ within a `vmap`."""
     if mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
-    return _is_transformed() and torch._C._functorch.is_batchedtensor(mask)
+    while _is_transformed() and torch._C._functorch.is_functorch_wrapped_tensor(mask):
+        if torch._C._functorch.is_batchedtensor(mask):
+            return True
+        mask = torch._C._functorch.get_unwrapped(mask)
+    return False
 
 
 def needs_gradient(*tensors: Tensor) -> bool:
@@ -698,14 +703,14 @@ def multiplies_directions_together(encoder: Any, num_sentences: int) -> bool:
     )
 
 
-def run_directions(encoder: nn.Module, inputs: Tensor, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+def run_directions(encoder: nn.Module, inputs: Sequence[Tensor], tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Runs the tasks of both directions, each on half the threads of a CPU where that may be: faster than in turn."""
     if (
-        inputs.device.type == "cpu"
+        all(tensor.device.type == "cpu" for tensor in inputs)
         and not torch.compiler.is_compiling()
         and torch.get_num_threads() > 1
-        and runs_plainly(inputs)
-        and not needs_gradient(inputs, *encoder.parameters())
+        and runs_plainly(*inputs)
+        and not needs_gradient(*inputs, *encoder.parameters())
         and not torch.is_autocast_enabled("cpu")
         and is_undisturbed(encoder)
     ):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from .engine_elmo import (
@@ -25,6 +26,7 @@ from .engine_elmo import (
     PreparedProducts,
     Product,
     add_product,
+    is_batch_of_gradients,
     multiply,
     needs_gradient,
     runs_plainly,
@@ -310,13 +312,10 @@ class LstmFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_outputs: Tensor, d_final_hidden: Tensor, d_final_cell: Tensor) -> tuple:
         gradients = d_outputs, d_final_hidden, d_final_cell
-        if not runs_plainly(*gradients):
-            raise NotImplementedError(
-                "The LSTM layers take one gradient at a time, not a batch of them (`is_grads_batched`, `vectorize`). "
-                "Use `torch.func.jacrev`, or leave `vectorize=True` out."
-            )
-        # With `create_graph=True`, the gradients will be differentiated once more.
-        if torch.is_grad_enabled():
+        # With `create_graph=True` or in forward mode, the gradients themselves are differentiated; a batch of them
+        # (`is_grads_batched`) does not fit into operations in place.
+        differentiable = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        if differentiable or any(map(is_batch_of_gradients, gradients)):
             return LstmFunction._differentiable_backward(ctx, gradients)
         inputs, hidden, cell, weight_ih, weight_hh, _, weight_hr, gates, cells, outputs = ctx.saved_tensors
         clips: Clips = ctx.clips
@@ -371,9 +370,9 @@ class LstmFunction(torch.autograd.Function):
     @staticmethod
     def _differentiable_backward(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple:
         """The same gradients, from the reference, which can be differentiated once more."""
-        # Views, so that a tensor that was given twice gets two gradients.
-        tensors = [tensor.view_as(tensor) for tensor in ctx.saved_tensors[:7]]
         with torch.enable_grad():
+            # Views, so that a tensor that was given twice gets two gradients.
+            tensors = [tensor.view_as(tensor) for tensor in ctx.saved_tensors[:7]]
             inputs, hidden, cell, *weights = tensors
             if inputs.dim() > 2:
                 layers = [LstmWeights(*layer) for layer in zip(*weights, strict=True)]
@@ -381,7 +380,17 @@ class LstmFunction(torch.autograd.Function):
             else:
                 outputs = lstm_reference(inputs, hidden, cell, ctx.batch_sizes, LstmWeights(*weights), ctx.clips)
             wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
+            # The memory of the only step depends on no projection.
+            pairs = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
+            found = iter(
+                torch.autograd.grad(
+                    [output for output, _ in pairs],
+                    wanted,
+                    [gradient for _, gradient in pairs],
+                    create_graph=True,
+                    allow_unused=True,
+                )
+            )
         return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:7]), None, None)
 
 

@@ -243,7 +243,7 @@ class ElmoEncoder(nn.Module):
             tasks = [
                 partial(task, packed_words, prepared) for task, prepared in zip(tasks, (ahead, behind), strict=True)
             ]
-            results = run_directions(self, word_vectors, tasks)
+            results = run_directions(self, (word_vectors, *lstm_states), tasks)
         (forward_outputs, *forward_states), (backward_outputs, *backward_states) = results
 
         layers = [
