@@ -58,7 +58,7 @@ class StoredLayers(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *_: Any, **__: Any) -> ElmoModelOutput:
         """Mixes (batch, words, layers, hidden_size) layers."""
         mixed = self.scalar_mixes[0](list(input_ids.unbind(-2)), attention_mask)
-        return ElmoModelOutput(last_hidden_state=self.dropout(mixed), mask=attention_mask)
+        return ElmoModelOutput(last_hidden_state=self.dropout(mixed), attention_mask=attention_mask)
 
 
 def store(model: Any, tokenizer: Any, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -233,6 +233,14 @@ def test_one_tensor_as_inputs_and_as_state_gets_the_sum_of_both_gradients(create
     assert_as_the_reference(derivatives)
 
 
+def test_the_backward_pass_of_a_layer_may_be_compiled_alone():
+    tensors = [tensor.requires_grad_() for tensor in layer_tensors()]
+    expected = torch.autograd.grad(layer_loss(*tensors), tensors)
+    loss = layer_loss(*tensors)
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        assert_same(torch.autograd.grad(loss, tensors), expected)
+
+
 def test_gradients_of_gradients_of_some_results_alone_are_those_of_the_reference():
     def derivatives() -> list[Tensor]:
         found = []
@@ -410,7 +418,14 @@ def test_several_gradients_at_once_are_those_one_by_one(model, ids):
         each = [torch.autograd.grad(outputs, parameters, one, retain_graph=True) for one in directions]
         return tuple(map(torch.stack, zip(*each, strict=True)))
 
-    assert_same(batched(), one_by_one())
+    def in_a_vmap() -> tuple[Tensor, ...]:
+        outputs = called(model, {}, ids)
+        directions = tangents_of(torch.stack([outputs.detach()] * 3))
+        return vmap(lambda one: torch.autograd.grad(outputs, parameters, one, retain_graph=True))(directions)
+
+    expected = one_by_one()
+    assert_same(batched(), expected)
+    assert_same(in_a_vmap(), expected)
     assert_as_the_reference(batched)
 
 
@@ -421,7 +436,7 @@ class Observed(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_backward_pass_alone_may_be_observed_or_compiled(model, ids):
+def test_a_backward_pass_alone_may_be_observed(model, ids):
     parameters = list(model.parameters())
     expected = torch.autograd.grad(loss_of(model, {}, ids), parameters)
 
@@ -432,7 +447,6 @@ def test_a_backward_pass_alone_may_be_observed_or_compiled(model, ids):
 
     assert_same(through(Observed()), expected)
     assert_same(through(forward_ad.dual_level()), expected)
-    assert_same(through(compiled_autograd._enable(torch.compile(backend="eager"))), expected)
 
 
 def test_second_derivatives_of_no_sentences_are_zero_and_of_streams_those_of_the_reference():
