@@ -88,7 +88,10 @@ def _is_transformed() -> bool:
 
 def is_batch_of_gradients(tensor: Tensor) -> bool:
     """Whether a gradient stands for several at once (`is_grads_batched=True`), which no transform tells of."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(tensor)
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def keeps_shapes(mask: Tensor) -> bool:
@@ -750,11 +753,19 @@ def _workers(process: int, number: int, threads: int) -> ThreadPoolExecutor:
     started = threading.Barrier(number)
 
     def start(_: int):
+        # PyTorch gives a thread its number when it first asks, and would give it that of all then.
+        torch.get_num_threads()
         torch.set_num_threads(max(1, threads // number))
         started.wait()
 
     workers = ThreadPoolExecutor(number, thread_name_prefix="elmo")
-    list(workers.map(start, range(number)))
-    # The call holds for its own thread, but also sets what threads to come will start with.
-    torch.set_num_threads(threads)
+    try:
+        list(workers.map(start, range(number)))
+    except BaseException:
+        # Else a worker would wait for the others for ever.
+        started.abort()
+        raise
+    finally:
+        # The call holds for its own thread, but also sets what threads to come will start with.
+        torch.set_num_threads(threads)
     return workers
