@@ -1,11 +1,8 @@
 """Quiet misloads and misuses: each is right, or one clear error."""
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel
 
 from elmo_hf import (
     ElmoConfig,
@@ -17,6 +14,7 @@ from elmo_hf import (
     ElmoModel,
     quantize,
 )
+from tests.interpreter import Interpreter
 from tests.tiny import character_ids, tiny_config, tiny_model
 
 HEADS = [
@@ -27,6 +25,16 @@ HEADS = [
     ElmoForPreTraining,
 ]
 RENAMED = {ElmoForQuestionAnswering: "qa_outputs", ElmoForMultipleChoice: "choice_outputs"}
+
+
+QUANTIZE_REMOTE_CODE = """
+import sys
+from transformers import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+from elmo_hf import quantize
+assert not any("weight_h" in name for name, _ in quantize(model).named_parameters())
+"""
 
 
 def inputs_for(model_class: type) -> dict[str, torch.Tensor]:
@@ -133,13 +141,10 @@ def test_a_quantized_copy_shares_nothing_with_the_model():
         quantize(quantized)
 
 
-def test_a_model_of_remote_code_is_quantized_as_a_whole(run_as_stranger, tmp_path):
+def test_a_model_of_remote_code_is_quantized_as_a_whole(interpreter: Interpreter, tmp_path):
     tiny_model().save_pretrained(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
-    quantized = quantize(model)
-    assert not any("weight_hh" in name for name, _ in quantized.named_parameters())
+    done = interpreter.run(QUANTIZE_REMOTE_CODE, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 # What PyTorch says of its own quantization.
