@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.nn.modules import module as global_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -51,10 +50,8 @@ PACKED_STEPS = 6
 
 # Weights of more bytes are not compared bit by bit for fewer sentences, see `WeightRecord.holds`.
 LARGE_RECORD, CHECKED_SENTENCES = 1 << 23, 8
-# Bytes of weights from which on they are compared on two threads.
-LARGE_CHECK = 1 << 22
-# Weights of fewer bytes are copied side by side first, which is faster than looking at each.
-SMALL_CONTENT = 1 << 17
+# Contents of fewer bytes are compared with a copy, of more with sums.
+SMALL_CONTENT = 1 << 16
 
 # Words whose characters are convolved at once: bounds the memory, and longer words do not lengthen shorter ones.
 WORDS_PER_CHUNK = 128
@@ -114,6 +111,7 @@ def needs_gradient(*tensors: Tensor) -> bool:
 _KNOWN_FORWARDS: dict[type, Any] = {cls: cls.forward for cls in (nn.Linear, nn.Embedding, nn.ModuleList)}
 _ACTIVATIONS = (torch.tanh, F.relu)
 _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_PARAMETER_TYPES = frozenset((nn.Parameter, type(None)))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -125,12 +123,12 @@ def known(cls: Any) -> Any:
 
 def is_undisturbed(module: nn.Module) -> bool:
     """Whether calls of the module and of its parts are those of their classes: no hook (own or global), no patch."""
-    if global_hooks._has_any_global_hook():
-        return False
-    return not any(
-        "forward" in vars(part) or "_hf_hook" in vars(part) or any(vars(part).get(name) for name in _HOOKS)
-        for part in module.modules()
-    )
+    return not global_hooks._has_any_global_hook() and not any(map(_is_patched, module.modules()))
+
+
+def _is_patched(part: nn.Module) -> bool:
+    values = vars(part)
+    return "forward" in values or "_hf_hook" in values or any(values.get(name) for name in _HOOKS)
 
 
 def _describe(module: nn.Module) -> list | None:
@@ -138,50 +136,55 @@ def _describe(module: nn.Module) -> list | None:
     All that decides what a module computes, besides the values of its parameters; `None` if that cannot be told,
     because of hooks, patches, parametrizations, adapters, buffers or classes that are not known.
     """
-    if not is_undisturbed(module):
+    if global_hooks._has_any_global_hook():
         return None
     description = []
     for part in module.modules():
-        if part._buffers or _KNOWN_FORWARDS.get(type(part)) is not type(part).forward:
+        cls, values = type(part), vars(part)
+        attributes = {name: values[name] for name in values.keys() - _BASE_ATTRIBUTES}
+        if (
+            _KNOWN_FORWARDS.get(cls) is not cls.forward
+            or _is_patched(part)
+            or part._buffers
+            or not _PARAMETER_TYPES.issuperset(map(type, part._parameters.values()))
+            or not all(map(_is_plain, attributes.values()))
+        ):
             return None
-        if any(type(parameter) not in (nn.Parameter, type(None)) for parameter in part._parameters.values()):
-            return None
-        attributes = {name: value for name, value in vars(part).items() if name not in _BASE_ATTRIBUTES}
-        if not all(map(_is_plain, attributes.values())):
-            return None
-        description.append((type(part), list(part._modules), attributes))
+        description.append((cls, list(part._modules), attributes))
     return description
 
 
 def _is_plain(value: Any) -> bool:
     """Whether an attribute cannot change without becoming another one."""
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | WordVectors) or value in _ACTIVATIONS
+    return type(value) in _PLAIN_TYPES or value in _ACTIVATIONS
 
 
 # --- Whether weights are still the same -----------------------------------------------------------------------------
 
-# (256,) odd, so that a change of one word always changes the sum; drawn once, any will do.
-_FACTORS = torch.randint(-(1 << 62), 1 << 62, (256,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+# Words of 8 bytes that are summed along rows, and along columns: a prime, so that no order of a weight's own rows and
+# columns falls in with it, and more than a row, so that two words never share both sums.
+_ROW, _COLUMNS = 256, 2039
 
 
 class WeightRecord:
     """
     The state of some parameters when something was computed from them.
 
-    It holds the parameter objects, so that their place in memory is not given to others, what PyTorch counts about
-    them, and a checksum of all their bits: one 64-bit sum for each 2 kB, in which each 8 bytes have a factor of their
-    own, so that a swap of rows or columns shows as well. A change of one bit always shows, other changes go unseen
-    with a probability of about 2**-56 at most.
+    It holds the parameter objects and their memory, so that neither's place is given to others, what PyTorch counts
+    about them, and what shows a change of any bit: small contents as they were, of others the 64-bit sums of every
+    2 kB and those of every 2,039th word, which differ when words change places. A change of one word always shows, as
+    does a swap of two; what stays unseen must keep all sums of both kinds.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         self.parameters = tuple(parameters)
         self.num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-        self._storages = [StorageWeakRef(parameter.untyped_storage()) for parameter in parameters]
         self._counts = list(map(_counts, parameters))
-        self._checksums = _checksums(self.parameters)
+        views = [view for parameter in parameters for view in _views(parameter)]
+        # What is looked at, the dimension of which it is summed up (`None` for none), and what was seen
+        self._watched = [(view, dim, view.clone() if dim is None else view.sum(dim)) for view, dim in views]
 
     def holds(self, parameters: Sequence[nn.Parameter], num_sentences: int) -> bool:
         """
@@ -195,16 +198,13 @@ class WeightRecord:
         """
         if len(parameters) != len(self.parameters) or any(map(_is_not, parameters, self.parameters)):
             return False
-        if list(map(_counts, parameters)) != self._counts or any(
-            parameter.untyped_storage()._cdata != storage.cdata
-            for parameter, storage in zip(parameters, self._storages, strict=True)
-        ):
+        if list(map(_counts, parameters)) != self._counts:
             return False
         # Of weights that were made in inference mode, PyTorch counts nothing.
         is_counted = not any(parameter.is_inference() for parameter in parameters)
         if num_sentences < CHECKED_SENTENCES and self.num_bytes > LARGE_RECORD and is_counted:
             return True
-        return all(map(torch.equal, _checksums(self.parameters), self._checksums))
+        return all(torch.equal(view if dim is None else view.sum(dim), seen) for view, dim, seen in self._watched)
 
 
 def _is_not(one: Any, other: Any) -> bool:
@@ -223,29 +223,23 @@ def _can_be_recorded(parameters: Iterable[Tensor]) -> bool:
     )
 
 
-def _checksums(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The checksums of all tensors, of small ones together."""
-    contents = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors]
-    small = [content for content in contents if len(content) < SMALL_CONTENT]
-    # The largest first, so that two threads end at about the same time.
-    large = sorted((content for content in contents if len(content) >= SMALL_CONTENT), key=len, reverse=True)
-    tasks = [partial(_checksum, content) for content in (torch.cat(small), *large)] if small else []
-    tasks = tasks or [partial(_checksum, content) for content in large]
-    if sum(map(len, large)) < LARGE_CHECK:
-        return [task() for task in tasks]
-    return in_threads([*tasks[0::2], *tasks[1::2]])
-
-
-def _checksum(content: Tensor) -> Tensor:
-    """The checksum of (bytes,) uint8."""
+def _views(parameter: nn.Parameter) -> list[tuple[Tensor, int | None]]:
+    """Views of all bits, each with the dimension of which its sum tells enough; `None` for all of it."""
+    # (bytes,)
+    content = parameter.detach().reshape(-1).view(torch.uint8)
+    if len(content) < SMALL_CONTENT:
+        is_aligned = len(content) % 8 == 0 and content.storage_offset() % 8 == 0
+        return [(content.view(torch.int64) if is_aligned else content, None)]
     # One byte on: the sign of a float must not be the highest bit of a word, which an even number of changes hides.
-    rows = max(0, len(content) - 1) // (8 * len(_FACTORS))
-    end = 1 + rows * 8 * len(_FACTORS)
-    edges = torch.cat([content[:1], content[end:]]).to(torch.int64)
-    if not rows:
-        return edges
-    words = torch.frombuffer(content.numpy(), dtype=torch.int64, offset=1, count=rows * len(_FACTORS))
-    return torch.cat([torch.mv(words.view(rows, -1), _FACTORS), edges])
+    num_words = (len(content) - 1) // 8
+    words = torch.frombuffer(content.numpy(), dtype=torch.int64, offset=1, count=num_words)
+    rows, columns = num_words // _ROW, num_words // _COLUMNS
+    return [
+        (words[: rows * _ROW].view(rows, _ROW), 1),
+        (words[: columns * _COLUMNS].view(columns, _COLUMNS), 0),
+        (content[:1], None),
+        (content[1 + 8 * columns * _COLUMNS :], None),
+    ]
 
 
 _RECORD_KEEPERS: "weakref.WeakSet[Any]" = weakref.WeakSet()
@@ -373,6 +367,9 @@ class WordVectors(_RecordKeeper):
         if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
             entry = self._entry = WeightRecord(parameters), description, _WordStore(capacity)
         return entry[2].lookup(character_ids, lambda unknown: encode_by_length(encoder, unknown))
+
+
+_PLAIN_TYPES = frozenset((type(None), bool, int, float, str, WordVectors))
 
 
 class _Generation:

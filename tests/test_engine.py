@@ -702,13 +702,38 @@ def test_hooks_see_every_word_every_time():
     assert seen == [seen[0]] * 2
 
 
-@pytest.mark.parametrize("shape", [(1,), (7,), (4, 4), (257, 513), (16, 512)])
-def test_a_change_of_any_bit_shows_in_the_checksum(shape: tuple[int, ...]):
-    content = torch.randn(shape).reshape(-1).view(torch.uint8)
-    expected = engine_elmo._checksum(content)
-    for index in range(0, len(content), max(1, len(content) // 61)):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1,), (7,), (4, 4), (257, 513), (16, 512), (600, 512)])
+def test_a_change_of_any_bit_shows(shape: tuple[int, ...], dtype: torch.dtype):
+    weight = torch.nn.Parameter(torch.randn(shape).to(dtype))
+    record = engine_elmo.WeightRecord([weight])
+    content = weight.data.reshape(-1).view(torch.uint8)
+    for index in {*range(0, len(content), max(1, len(content) // 61)), len(content) - 1}:
         for bit in (1, 128):
             content[index] ^= bit
-            assert not torch.equal(engine_elmo._checksum(content), expected)
+            assert not record.holds([weight], 1)
             content[index] ^= bit
-    assert torch.equal(engine_elmo._checksum(content), expected)
+    assert record.holds([weight], 1)
+
+
+@pytest.mark.parametrize("start", [torch.randn(520, 512), torch.eye(512), torch.ones(512, 512).triu()])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.flip(0),
+        lambda values: values.roll(2, 0),
+        lambda values: values.roll(1, 1),
+        lambda values: values[:, [1, 0, *range(2, 512)]],
+        lambda values: values[[*range(2, len(values)), 1, 0]],
+        lambda values: -values,
+        lambda values: values.where(torch.arange(len(values))[:, None] != 5, -values),
+        lambda values: values[torch.randperm(len(values), generator=torch.Generator().manual_seed(0))],
+        lambda values: 2 * values,
+    ],
+)
+def test_a_change_of_order_or_sign_shows(start: torch.Tensor, change: Callable):
+    weight = torch.nn.Parameter(start.clone())
+    record = engine_elmo.WeightRecord([weight])
+    weight.data[:] = change(start)
+    assert not torch.equal(weight, start)
+    assert not record.holds([weight], 1)
