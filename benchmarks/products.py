@@ -3,8 +3,8 @@ The forms in which a weight can be multiplied on a CPU, side by side on two thre
 
     python -m benchmarks.products
 
-Milliseconds of one product of `rows` inputs with the recurrent weight of a layer: as PyTorch does it, in blocks of its
-rows as `elmo_hf` multiplies with a weight as it is, packed and transposed as `elmo_hf` prepares it.
+Milliseconds of one product of `rows` inputs with the recurrent weight of a layer: as PyTorch does it, as `elmo_hf`
+multiplies with a weight as it is, packed and transposed as `elmo_hf` prepares it.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def milliseconds(weights: list[Tensor], rows: int) -> dict[str, float]:
     inputs = torch.randn(rows, weights[0].shape[1])
     forms: dict[str, list[Callable[[Tensor], Tensor]]] = {
         "F.linear": [lambda x, weight=weight: F.linear(x, weight) for weight in weights],
-        "blocks": [lambda x, weight=weight: multiply(x, weight) for weight in weights],
+        "as it is": [lambda x, weight=weight: multiply(x, weight) for weight in weights],
         "packed": [packed_product(weight) for weight in weights],
         "transposed": [transposed_product(weight) for weight in weights],
     }

@@ -35,9 +35,8 @@ Product = Callable[[Tensor], Tensor]
 
 # Elements of a weight from which on the form of a product matters; below it the calls cost more than the products.
 LARGE_WEIGHT = 1 << 18
-# Rows of a large weight that are multiplied at once: MKL's products of a few hundred inputs are 1.2 to 1.6 times
-# slower over all 16,384 rows (AMD EPYC with AVX2; `benchmarks/products.py`).
-BLOCK_ROWS = 1024
+# Rows up to which oneDNN is faster than MKL, however many inputs a weight has.
+FEW_ROWS = 256
 
 # Both directions run together on a CPU up to so many sentences and elements of a weight.
 TOGETHER_LIMITS = ((32, 1 << 18), (1, 1 << 20))
@@ -479,33 +478,33 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     `inputs @ weight.T + bias`, from the weight as it is, in the form that is fastest; not differentiable.
 
+    PyTorch multiplies float32 with MKL, which first packs all of the weight: for 2 to 64 rows oneDNN takes half to
+    nine tenths of its time, with many rows and few inputs a little less, too (`benchmarks/products.py`).
+
     Args:
         inputs: (rows, in_features).
         weight: (out_features, in_features).
         bias: (out_features,).
     """
-    if not is_large(weight) or len(inputs) == 1 or len(weight) <= weight.shape[1]:
-        return F.linear(inputs, weight, bias)
-    output = inputs.new_empty(len(inputs), len(weight))
-    for block in _blocks(weight):
-        if bias is None:
-            torch.mm(inputs, weight[block].t(), out=output[:, block])
-        else:
-            torch.addmm(bias[block], inputs, weight[block].t(), out=output[:, block])
-    return output
+    if is_large(weight) and onednn_works():
+        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return F.linear(inputs, weight, bias)
 
 
-def add_product(output: Tensor, inputs: Tensor, weight: Tensor):
-    """`output += inputs @ weight.T`, as [`multiply`]."""
-    if not is_large(weight) or len(inputs) == 1:
-        output.addmm_(inputs, weight.t())
-    else:
-        for block in _blocks(weight):
-            output[:, block].addmm_(inputs, weight[block].t())
-
-
-def _blocks(weight: Tensor) -> list[slice]:
-    return [slice(start, start + BLOCK_ROWS) for start in range(0, len(weight), BLOCK_ROWS)]
+def linear(module: nn.Module, inputs: Tensor) -> Tensor:
+    """`module(inputs)` of (rows, in_features), as [`multiply`] for few rows if the module is a plain `nn.Linear`."""
+    if (
+        type(module) is nn.Linear
+        and len(inputs) <= FEW_ROWS
+        and runs_plainly(inputs, module.weight)
+        and is_large(module.weight)
+        and inputs.dtype == module.weight.dtype
+        and not needs_gradient(inputs, *module.parameters())
+        and not torch.is_autocast_enabled("cpu")
+        and is_undisturbed(module)
+    ):
+        return multiply(inputs, module.weight, module.bias)
+    return module(inputs)
 
 
 def is_large(weight: Tensor) -> bool:
@@ -514,7 +513,7 @@ def is_large(weight: Tensor) -> bool:
 
 
 def packed_product(weight: Tensor) -> Product:
-    """`x @ weight.T` for many `x` of a few rows; the weight is packed once, for which `packing_works` must hold."""
+    """`x @ weight.T` for many `x` of a few rows; the weight is packed once, for which `onednn_works` must hold."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
     linear = torch.ops.mkldnn._linear_pointwise
     return lambda inputs: linear(inputs, packed, None, "none", [], "")
@@ -522,7 +521,7 @@ def packed_product(weight: Tensor) -> Product:
 
 def step_product(weight: Tensor) -> Product:
     """`x @ weight.T` for the steps of one call."""
-    if weight.dim() == 2 and is_large(weight) and packing_works():
+    if weight.dim() == 2 and is_large(weight) and onednn_works():
         return packed_product(weight)
     transposed = weight.transpose(-1, -2)
     return lambda inputs: torch.matmul(inputs, transposed)
@@ -535,8 +534,8 @@ def transposed_product(weight: Tensor) -> Product:
 
 
 @lru_cache(maxsize=1)
-def packing_works() -> bool:
-    """Whether oneDNN's packed products, which are private to PyTorch, are here and right; tried once a process."""
+def onednn_works() -> bool:
+    """Whether oneDNN's products, which are private to PyTorch, are here and right; tried once per process."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -545,12 +544,15 @@ def packing_works() -> bool:
             for out_features, in_features in ((7, 5), (64, 48)):
                 weight = torch.randn(out_features, in_features, generator=generator)
                 inputs = torch.randn(3, in_features, generator=generator)
+                bias = torch.randn(out_features, generator=generator)
+                product = torch.ops.mkldnn._linear_pointwise
                 packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-                found = torch.ops.mkldnn._linear_pointwise(inputs, packed, None, "none", [], "")
-                if not torch.allclose(found, F.linear(inputs, weight), rtol=1e-4, atol=1e-4):
-                    raise ValueError("its products are wrong")
+                as_it_is = product(inputs, weight, bias, "none", [], "") - bias
+                for found in (product(inputs, packed, None, "none", [], ""), as_it_is):
+                    if not torch.allclose(found, F.linear(inputs, weight), rtol=1e-4, atol=1e-4):
+                        raise ValueError("its products are wrong")
     except Exception as error:  # Whatever a private operator does on a build that nobody has tried.
-        logger.warning_once(f"Packed weights are not used, which makes batches slower but changes nothing: {error}")
+        logger.warning_once(f"oneDNN is not used, which makes batches slower but changes nothing: {error}")
         return False
     return True
 
@@ -558,8 +560,6 @@ def packing_works() -> bool:
 class PreparedProducts(NamedTuple):
     """The products of one layer with what was prepared for it."""
 
-    # (N, input_size) -> (N, 4 * cell_size), without the bias; `None` to multiply with the weight as it is
-    inputs: Product | None
     recurrent: Product
     projection: Product
     # Of a first layer: the table of word vectors and the (N,) row of each position. Words repeat, products need not.
@@ -583,10 +583,10 @@ class RecurrentWeights(_RecordKeeper):
         if packed_words.lengths is not None:
             return None, None
         layers = [*encoder.forward_layers, *encoder.backward_layers]
-        weights = [layer._parameters.get(name) for layer in layers for name in _PREPARED]
+        weights = [layer._parameters.get(name) for layer in layers for name in ("weight_hh", "weight_hr")]
         if (
             not _can_be_recorded(weights)
-            or not all(map(is_large, weights[0::3]))
+            or not all(map(is_large, weights[0::2]))
             or not runs_plainly(word_vectors, *weights)
             or torch.is_autocast_enabled("cpu")
             or needs_gradient(word_vectors, *encoder.parameters())
@@ -607,7 +607,7 @@ class RecurrentWeights(_RecordKeeper):
     def _prepared(
         self, weights: list[nn.Parameter], num_sentences: int, num_steps: int
     ) -> list[PreparedProducts] | None:
-        if num_sentences > 1 and (num_steps < PACKED_STEPS or not packing_works()):
+        if num_sentences > 1 and (num_steps < PACKED_STEPS or not onednn_works()):
             return None
         wanted = "packed" if num_sentences > 1 else "transposed"
         entry = self._entry
@@ -616,47 +616,40 @@ class RecurrentWeights(_RecordKeeper):
             # A single sentence between batches: packed weights serve it, too.
             form = entry[1]
         self._last_form = wanted
-        # By form, those that are prepared: of each layer `weight_hh`, and the one or the other.
-        used = [weight for index, weight in enumerate(weights) if index % 3 != (2 if form == "packed" else 1)]
+        used = weights if form == "packed" else weights[0::2]
         if entry is None or entry[1] != form or not entry[0].holds(used, num_sentences):
             # Let go before the other form is made.
             entry = self._entry = None
             make = _batch_products if form == "packed" else _single_row_products
             record = WeightRecord(used)
-            layers = zip(weights[0::3], weights[1::3], weights[2::3], strict=True)
+            layers = zip(weights[0::2], weights[1::2], strict=True)
             entry = self._entry = record, form, in_threads([partial(make, *layer) for layer in layers])
         return entry[2]
 
 
-# Weights of a layer that other forms are made of.
-_PREPARED = ("weight_hh", "weight_hr", "weight_ih")
-
-
-def _batch_products(weight_hh: Tensor, weight_hr: Tensor, weight_ih: Tensor) -> PreparedProducts:
+def _batch_products(weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
     packed = packed_product(weight_hr)
 
     def projection(inputs: Tensor) -> Tensor:
         # A single row is faster with the weight as it is.
         return F.linear(inputs, weight_hr) if len(inputs) == 1 else packed(inputs)
 
-    return PreparedProducts(None, packed_product(weight_hh), projection)
+    return PreparedProducts(packed_product(weight_hh), projection)
 
 
-def _single_row_products(weight_hh: Tensor, weight_hr: Tensor, weight_ih: Tensor) -> PreparedProducts:
-    # Products of the few rows of one sentence take half as long again without packed weights.
-    inputs = packed_product(weight_ih) if packing_works() else None
-    return PreparedProducts(inputs, transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
+def _single_row_products(weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
+    return PreparedProducts(transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
 
 
 class InputGates:
     """Gates before the recurrent product, for a slice of the positions at a time."""
 
     def __init__(self, inputs: Tensor, weight_ih: Tensor, bias: Tensor, prepared: PreparedProducts | None):
-        product = None if prepared is None else prepared.inputs
-        self._multiply = partial(multiply, weight=weight_ih, bias=bias) if product is None else _with(product, bias)
-        self._inputs, self._words, self._gates = inputs, None if prepared is None else prepared.words, None
+        self._multiply = partial(multiply, weight=weight_ih, bias=bias)
+        self._inputs, self._words = inputs, None if prepared is None else prepared.words
+        # (rows of the table, 4 * cell_size)
+        self._gates = None
         if self._words is not None and len(self._words[0]) <= min(TABLE_ROWS, len(inputs)):
-            # (rows of the table, 4 * cell_size)
             self._gates = self._multiply(self._words[0])
 
     def __call__(self, start: int, end: int) -> Tensor:
@@ -668,10 +661,6 @@ class InputGates:
             return self._gates[rows[start:end]]
         unique, places = torch.unique(rows[start:end], return_inverse=True)
         return self._multiply(table[unique])[places]
-
-
-def _with(product: Product, bias: Tensor) -> Product:
-    return lambda inputs: product(inputs).add_(bias)
 
 
 def _are_known(layers: Iterable[nn.Module]) -> bool:

@@ -25,7 +25,6 @@ from .engine_elmo import (
     InputGates,
     PreparedProducts,
     Product,
-    add_product,
     is_batch_of_gradients,
     multiply,
     needs_gradient,
@@ -115,8 +114,11 @@ def _products(inputs: Tensor, layers: Sequence[LstmWeights], prepared: PreparedP
         input_gates = InputGates(inputs, weights.weight_ih, weights.bias, prepared)
         if prepared is not None:
             return LstmProducts(input_gates, lambda gates, x: gates.add_(prepared.recurrent(x)), prepared.projection)
-        add_recurrent = partial(add_product, weight=weights.weight_hh)
-        return LstmProducts(input_gates, add_recurrent, partial(multiply, weight=weights.weight_hr))
+        return LstmProducts(
+            input_gates,
+            lambda gates, x: gates.add_(multiply(x, weights.weight_hh)),
+            partial(multiply, weight=weights.weight_hr),
+        )
     recurrent, projection = (
         torch.stack(pair).transpose(1, 2)
         for pair in ([layer.weight_hh for layer in layers], [layer.weight_hr for layer in layers])

@@ -41,6 +41,7 @@ from .engine_elmo import (
     encode_words,
     keeps_shapes,
     known,
+    linear,
     multiplies_directions_together,
     run_directions,
 )
@@ -71,12 +72,11 @@ class ElmoHighway(nn.Module):
         super().__init__()
         self.transform = nn.Linear(config.num_filters, config.num_filters)
         self.carry_gate = nn.Linear(config.num_filters, config.num_filters)
-        # It starts almost closed, so that the input is carried on; told to `_init_weights`.
-        self.carry_gate.starts_closed = True
+        self.carry_gate.starts_closed = True  # told to `_init_weights`: the input is carried on
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.carry_gate(hidden_states))
-        return torch.lerp(hidden_states, F.relu(self.transform(hidden_states)), gate)
+        gate = torch.sigmoid(linear(self.carry_gate, hidden_states))
+        return torch.lerp(hidden_states, F.relu(linear(self.transform, hidden_states)), gate)
 
 
 @known
@@ -133,7 +133,7 @@ class ElmoCharacterEncoder(nn.Module):
         hidden_states = self.activation(torch.cat(highest, dim=-1))
         for highway in self.highways:
             hidden_states = highway(hidden_states)
-        return self.projection(hidden_states)
+        return linear(self.projection, hidden_states)
 
     def boundary_ids(self, device: torch.device) -> Tensor:
         """(2, characters) character ids of `<S>` and `</S>`."""

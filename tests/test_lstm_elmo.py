@@ -346,7 +346,7 @@ def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         expected = model(ids).last_hidden_state
-        monkeypatch.setattr(engine_elmo, "packing_works", lambda: False)
+        monkeypatch.setattr(engine_elmo, "onednn_works", lambda: False)
         without = copy.deepcopy(model)(ids).last_hidden_state
     torch.testing.assert_close(without, expected)
 
@@ -357,12 +357,12 @@ def test_operators_that_are_missing_or_wrong_are_not_used(damage, monkeypatch, c
     if damage == "missing":
         broken._reorder_linear_weight.side_effect = AttributeError("no such operator")
     monkeypatch.setattr(torch.ops, "mkldnn", broken)
-    engine_elmo.packing_works.cache_clear()
+    engine_elmo.onednn_works.cache_clear()
     try:
-        assert not engine_elmo.packing_works()
+        assert not engine_elmo.onednn_works()
     finally:
         monkeypatch.undo()
-        engine_elmo.packing_works.cache_clear()
+        engine_elmo.onednn_works.cache_clear()
 
 
 @pytest.mark.usefixtures("either_size")
