@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,14 +27,15 @@ from elmo_hf import (
 )
 from tests.tiny import SENTENCES, tiny_config
 
-# transformers 5 has other names for the same.
+# The latest transformers has other names for the same.
 GROUP_BY_LENGTH: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
 CHECKPOINTING: dict[str, Any] = {
     "activation_checkpointing": True,
     "activation_checkpointing_kwargs": {"use_reentrant": False},
 }
-if transformers.__version__.startswith("4."):
+if "train_sampling_strategy" not in TrainingArguments.__dataclass_fields__:
     GROUP_BY_LENGTH = {"group_by_length": True}
+if "activation_checkpointing" not in TrainingArguments.__dataclass_fields__:
     CHECKPOINTING = {name.replace("activation", "gradient"): value for name, value in CHECKPOINTING.items()}
 
 # Words in capitals are names.
