@@ -20,8 +20,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 
 from .checkpoints.bilm_hdf5 import Progress
 from .checkpoints.conversion import convert_checkpoint, export_checkpoint
+from .checkpoints.hub_folder import load_config, load_language_model, load_model, load_tokenizer
 from .configuration_elmo import ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, read_lines, write_corpus
+from .files import atomic_folder
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .tokenization_elmo import ElmoTokenizer
 
@@ -176,9 +178,7 @@ def pretrain(
         with arguments.main_process_first(local=False):
             if arguments.process_index == 0 and not resume and output.exists() and any(output.iterdir()):
                 raise FileExistsError(f"{output}: must be a new or empty folder, was there already. See --resume.")
-            tokenizer = ElmoTokenizer.from_pretrained(
-                model_dir, max_characters_per_token=config.max_characters_per_token
-            )
+            tokenizer: Any = load_tokenizer(model_dir, config)
             known_words = tokenizer.word_vocabulary
             corpora = [
                 _corpus(paths, output / "corpus" / name, str.split if pretokenized else tokenizer.tokenize)
@@ -297,32 +297,27 @@ def warm(
     from .scoring import warm_up
 
     with _one_line_errors():
-        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-            raise FileExistsError(f"{output_dir}: must be a new or empty folder, was there already.")
-        is_language_model = "ElmoForPreTraining" in (_config(model_dir, None).architectures or ())
-        tokenizer = ElmoTokenizer.from_pretrained(model_dir)
-        model = (ElmoForPreTraining if is_language_model else ElmoModel).from_pretrained(model_dir).eval()
-        warm_up(model.base_model, tokenizer, islice(read_lines(text), sentences))
-        model.save_pretrained(output_dir)
-        tokenizer.save_pretrained(output_dir)
+        lines = read_lines(text)
+        config = load_config(model_dir)
+        with atomic_folder(output_dir) as folder:
+            tokenizer = load_tokenizer(model_dir, config)
+            is_language_model = "ElmoForPreTraining" in (config.architectures or ())
+            model = load_model(model_dir, ElmoForPreTraining if is_language_model else ElmoModel, config)
+            bilm: Any = model.base_model
+            warm_up(bilm, tokenizer, islice(lines, sentences))
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     typer.echo(f"{output_dir}")
 
 
 def _language_model(model_dir: Path | None) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
     from .small_model import default_model_path
 
-    folder = default_model_path() if model_dir is None else model_dir
-    config = _config(folder, None)
-    if "ElmoForPreTraining" not in (config.architectures or ()):
-        raise ValueError(f"{folder}: must be a language model, as `elmo-hf pretrain` makes them, was: no softmax.")
-    return ElmoForPreTraining.from_pretrained(folder).eval(), ElmoTokenizer.from_pretrained(folder)
+    return load_language_model(default_model_path() if model_dir is None else model_dir)
 
 
 def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:
-    # transformers would look for a name that is no folder on the Hub.
-    if not (model_dir / "config.json").is_file():
-        raise FileNotFoundError(f"{model_dir}: must be a folder with config.json, was not.")
-    config = ElmoConfig.from_pretrained(model_dir)
+    config = load_config(model_dir)
     if sampled_words is not None:
         config.num_sampled_words = sampled_words or None
     return config
@@ -391,11 +386,11 @@ def _bilm(
     has_softmax = "ElmoForPreTraining" in (config.architectures or ())
     config.word_vocab_size = len(words)
     if has_weights and has_softmax and words == known_words:
-        return ElmoForPreTraining.from_pretrained(model_dir, config=config, dtype=torch.float32)
+        return load_model(model_dir, ElmoForPreTraining, config, dtype=torch.float32)
     model = ElmoForPreTraining(config)
     if has_weights:
         # The language model has no mix.
-        bilm = ElmoModel.from_pretrained(model_dir, config=config).state_dict()
+        bilm = load_model(model_dir, ElmoModel, config).state_dict()
         model.elmo.load_state_dict({name: value for name, value in bilm.items() if "scalar_mixes." not in name})
     return model
 

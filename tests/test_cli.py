@@ -44,7 +44,10 @@ def test_export_gives_the_converted_file_back(reference_model_dir: Path, referen
     with h5py.File(tmp_path / "w.hdf5") as given, h5py.File(reference_dir / "lm_weights.hdf5") as expected:
         assert given["char_embed"][()].tobytes() == expected["char_embed"][()].tobytes()
     code, _, err = run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5")
-    assert (code, err) == (1, f"elmo-hf: {tmp_path / 'o.json'}: must be a new file, was there already.\n")
+    assert (code, err) == (
+        1,
+        f"elmo-hf: {tmp_path / 'o.json'}: must be a new file, was there already. `overwrite` replaces it.\n",
+    )
     assert run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5", "--overwrite")[0] == 0
 
 

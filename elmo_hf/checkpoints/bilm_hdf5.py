@@ -10,7 +10,6 @@ import json
 import math
 import os
 import reprlib
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_elmo import ElmoConfig
+from ..files import atomic_file
 from ..modeling_elmo import ElmoModel
 
 logger = logging.get_logger(__name__)
@@ -240,6 +240,13 @@ def write_options(config: ElmoConfig, options_file: PathLike):
     Raises:
         ValueError: `vocab_size` is not 262, the only character table of bilm-tf.
     """
+    text = options_text(config)
+    with atomic_file(options_file, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def options_text(config: ElmoConfig) -> str:
+    """The content of the file that [`write_options`] writes."""
     if config.vocab_size != 262:
         raise ValueError(f"`vocab_size` must be 262 in an options.json, was: {config.vocab_size}.")
     options: dict[str, Any] = {}
@@ -249,8 +256,7 @@ def write_options(config: ElmoConfig, options_file: PathLike):
         for part in groups:
             group = group.setdefault(part, {})
         group[name] = getattr(config, option.field)
-    with _replaced_when_complete(options_file) as temporary:
-        temporary.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+    return json.dumps(options, indent=2) + "\n"
 
 
 def _load_json(path: PathLike) -> dict[str, Any]:
@@ -271,7 +277,7 @@ def _load_json(path: PathLike) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: must be JSON in UTF-8, was not: {_one_line(error)}.") from None
+        raise ValueError(f"{path}: must be JSON in UTF-8, was not: {one_line(error)}.") from None
     if not isinstance(value, dict):
         raise TypeError(f"{path}: must hold a JSON object, was: {_short(value)}.")
     return value
@@ -532,13 +538,19 @@ def write_weights(model: torch.nn.Module | Mapping[str, torch.Tensor], config: E
         ValueError: a parameter is missing, unknown, of the wrong shape or not finite, or row 0 of the character table
             is not zeros.
     """
+    with atomic_file(weight_file, overwrite=True) as temporary:
+        write_datasets(model, config, temporary)
+
+
+def write_datasets(model: torch.nn.Module | Mapping[str, torch.Tensor], config: ElmoConfig, weight_file: PathLike):
+    """As [`write_weights`], straight into the file."""
     state = getattr(model, "base_model", model).state_dict() if isinstance(model, torch.nn.Module) else model
     table = tensor_table(config)
     known = {name for entry in table for name in entry.parameters}
     for name in state:
         if name not in known and not name.startswith("scalar_mixes."):
             raise ValueError(f"`{name}` must be a parameter of the biLM, was unknown.")
-    with _replaced_when_complete(weight_file) as temporary, h5py.File(temporary, "w") as file:
+    with h5py.File(weight_file, "w") as file:
         for entry in table:
             file.create_dataset(entry.dataset, data=_in_file_layout(entry, state))
 
@@ -562,18 +574,6 @@ def _in_file_layout(entry: TensorEntry, state: Mapping[str, torch.Tensor]) -> np
     return np.ascontiguousarray(values)
 
 
-@contextmanager
-def _replaced_when_complete(path: PathLike) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and goes away when it does not."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Small things
 # ---------------------------------------------------------------------------------------------------------------------
@@ -591,9 +591,11 @@ def plain_errors(path: PathLike, what: str) -> Iterator[None]:
     """Whatever is raised while `what` of the file is read becomes one line."""
     try:
         yield
+    except PermissionError as error:
+        raise PermissionError(f"{path}: could not be read: {error.strerror}.") from None
     # A damaged file may raise any class out of h5py, MemoryError and RuntimeError among them.
     except Exception as error:
-        raise ValueError(f"{path}: {what} must be readable, was damaged: {_one_line(error)}.") from None
+        raise ValueError(f"{path}: {what} must be readable, was damaged: {one_line(error)}.") from None
 
 
 def _is_number(value: Any) -> bool:
@@ -605,6 +607,6 @@ def _short(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -9,23 +9,19 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import signal
-import threading
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..configuration_elmo import ElmoConfig
+from ..files import atomic_file, atomic_folder
 from ..modeling_elmo import ElmoModel
 from ..tokenization_elmo import ElmoTokenizer
-from .bilm_hdf5 import PathLike, Progress, plain_errors, read_model, write_options, write_weights
+from .bilm_hdf5 import PathLike, Progress, options_text, read_model, write_datasets
+from .hub_folder import load_config, load_model
 from .reference import reference_layers
 
 # What verification reads: several scripts, a word whose cut falls within a letter, the literal boundaries, one word
@@ -85,8 +81,8 @@ def convert_checkpoint(
     """
     Turns a checkpoint of bilm-tf or AllenNLP into a folder that `from_pretrained` loads and the Hub takes as it is.
 
-    The folder is made beside its place under another name, verified, and moved. An interruption, SIGTERM included,
-    leaves nothing behind, and what stood in the place before stays there until then.
+    The folder is made beside its place under another name, verified, and moved. An interruption leaves nothing behind
+    but what the next conversion into that place removes, and what stood in the place before stays there until then.
 
     Args:
         options_file (`str` or `os.PathLike`): the options.json.
@@ -105,7 +101,7 @@ def convert_checkpoint(
     if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
         raise ValueError(f"`license` must be an identifier as the Hub knows it (apache-2.0), was: {license!r}.")
     progress = progress or _no_progress
-    with _folder_moved_into_place(output_dir, overwrite) as folder:
+    with atomic_folder(output_dir, overwrite=overwrite) as folder:
         model = read_model(options_file, weight_file, progress)
         config, num_parameters = model.config, model.num_parameters()
         progress("Writing", 0, 1)
@@ -188,23 +184,30 @@ def export_checkpoint(
     Raises:
         FileNotFoundError: `model_dir` is not a folder with a config.json.
         FileExistsError: one of the files is there already.
-        ValueError: the folder does not hold a complete biLM, or one that the format has no place for.
+        ValueError: the folder does not hold a complete biLM, or one that the format has no place for, or one of the
+            files is part of the folder.
     """
-    if not (Path(model_dir) / "config.json").is_file():
-        raise FileNotFoundError(f"{model_dir}: must be a folder with a config.json, was not.")
-    for path in (options_file, weight_file):
-        if os.path.exists(path) and not overwrite:
-            raise FileExistsError(f"{path}: must be a new file, was there already.")
-    with plain_errors(model_dir, "model"):
-        loaded: Any = ElmoModel.from_pretrained(
-            model_dir, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    model, info = loaded
-    if info["missing_keys"]:
-        raise ValueError(f"{model_dir}: `{min(info['missing_keys'])}` must be among the weights, was missing.")
-    write_weights(model, model.config, weight_file)
-    write_options(model.config, options_file)
-    return model.config
+    config = load_config(model_dir)
+    _check_places(model_dir, options_file, weight_file)
+    with (
+        atomic_file(options_file, overwrite=overwrite) as new_options,
+        atomic_file(weight_file, overwrite=overwrite) as new_weights,
+    ):
+        model = load_model(model_dir, ElmoModel, config)
+        write_datasets(model, config, new_weights)
+        new_options.write_text(options_text(config), encoding="utf-8")
+    return config
+
+
+def _check_places(model_dir: PathLike, options_file: PathLike, weight_file: PathLike):
+    """Raises ValueError if one of the files to write is the other one, or part of the folder to read."""
+    options, weights = Path(os.path.realpath(options_file)), Path(os.path.realpath(weight_file))
+    if options == weights or (options.exists() and weights.exists() and options.samefile(weights)):
+        raise ValueError(f"{weight_file}: must be another file than the options, was the same.")
+    for path in (options, weights):
+        for own in Path(model_dir).iterdir():
+            if path == own.resolve() or (path.exists() and path.samefile(own)):
+                raise ValueError(f"{path}: must be outside of the model that is exported, was a part of it.")
 
 
 def model_card(conversion: Conversion, license: str | None = None) -> str:
@@ -278,70 +281,6 @@ def _verification_line(conversion: Conversion) -> str:
         f"Verified: on {len(VERIFICATION_SENTENCES)} sentences all {layers} layers agree with a plain float64 "
         f"computation\nfrom the hdf5 file to {conversion.difference:.1e} of their scale."
     )
-
-
-@contextmanager
-def _folder_moved_into_place(output_dir: PathLike, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `output_dir` that takes its place when the block ends well, and goes away when it does not."""
-    target = Path(os.path.realpath(output_dir))
-    _check_is_free(target, overwrite)
-    # On the same file system, where a move is one step.
-    home = next(parent for parent in target.parents if parent.is_dir())
-    temporary = home / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    with _sigterm_as_exit():
-        try:
-            temporary.mkdir()
-            yield temporary
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _exchange(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_is_free(target: Path, overwrite: bool):
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{target}: must be a new or empty folder, was there already. `overwrite` replaces it.")
-    try:
-        model_type = json.loads((target / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        model_type = None
-    if model_type != ElmoConfig.model_type:
-        raise FileExistsError(f"{target}: must be an ELMo folder to be overwritten, was something else.")
-
-
-def _exchange(new: Path, target: Path):
-    """Moves the folder `new` to `target`. One that is there comes back if that fails and is deleted if it does not."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = new.with_name(new.name + ".old")
-    target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
-
-
-@contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM, which would end the process on the spot, ends it as an exception does, so that clean-up runs."""
-    # Python lets the main thread alone set handlers.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: object):
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _sha256(paths: Sequence[PathLike], progress: Progress) -> dict[str, str]:

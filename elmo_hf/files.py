@@ -1,0 +1,355 @@
+"""
+Files and folders that are complete or absent, whatever interrupts their making.
+
+Each is made beside its target under a name of its own, `.NAME.HEX.partial`, and moved when it is complete. The lock
+file beside it, `.NAME.HEX.lock`, tells the next one who writes there whether its maker still lives, so that what a
+killed process left behind is removed. Where a system has no file locks (some network drives), leftovers stay.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Windows has none, but does not remove a file that is open.
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
+
+PathLike = str | os.PathLike[str]
+
+# Bytes of a name that most file systems allow, and what is added to it here.
+_LONGEST_NAME, _ADDED = 255, len(".") + len(".12345678.partial")
+_SIGNALS = ("SIGTERM", "SIGHUP")
+
+
+@contextmanager
+def atomic_file(path: PathLike, *, overwrite: bool | None = None) -> Iterator[Path]:
+    """
+    A path for a new file, which is moved to `path` when the block ends well and removed when it does not.
+
+    Folders above it are made. A link is followed.
+
+    Raises:
+        FileExistsError: `path` is there and `overwrite` is false, or it is no file.
+    """
+    target = Path(os.path.realpath(path))
+    _check_file(target, overwrite)
+    with _working_place(target) as temporary:
+        yield temporary
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_file(target, overwrite)
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _move_file_to_a_free_place(temporary, target, overwrite)
+
+
+@contextmanager
+def atomic_folder(
+    path: PathLike, *, overwrite: bool | None = None, may_replace: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
+    """
+    A new folder, which is moved to `path` when the block ends well and removed when it does not.
+
+    Folders above it are made. A link is followed. Its files get the permissions that new files get.
+
+    Args:
+        path: the target, absent or an empty folder, unless `overwrite`.
+        overwrite: whether a folder that is there is replaced; `None` where the caller has no such choice.
+        may_replace: called with the folder to be replaced, says whether it may be; [`is_elmo_folder`] by default.
+
+    Raises:
+        FileExistsError: `path` is there and not to be replaced, or was made by another process meanwhile.
+    """
+    target = Path(os.path.realpath(path))
+    may_replace = may_replace or is_elmo_folder
+    _check_folder(target, overwrite, may_replace)
+    with _working_place(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+        _give_usual_permissions(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _exchange(temporary, target, overwrite, may_replace)
+
+
+def is_elmo_folder(folder: Path) -> bool:
+    """Whether a folder holds the config.json of an ELMo."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "elmo"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _check_file(target: Path, overwrite: bool | None):
+    if target.is_dir():
+        raise FileExistsError(f"{target}: must be a file, was a folder.")
+    if os.path.lexists(target) and not overwrite:
+        raise FileExistsError(f"{target}: must be a new file, was there already.{_hint(overwrite)}")
+
+
+def _check_folder(target: Path, overwrite: bool | None, may_replace: Callable[[Path], bool]):
+    try:
+        if target.is_dir() and not any(target.iterdir()):
+            return
+    except FileNotFoundError:
+        # Another process has just moved it away.
+        return
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise _taken(target, overwrite)
+    if not may_replace(target):
+        raise _not_ours(target)
+
+
+class _Taken(FileExistsError):
+    """Something else stands in the place of a new folder."""
+
+
+def _taken(target: Path, overwrite: bool | None) -> _Taken:
+    return _Taken(f"{target}: must be a new or empty folder, was there already.{_hint(overwrite)}")
+
+
+def _hint(overwrite: bool | None) -> str:
+    return "" if overwrite is None else " `overwrite` replaces it."
+
+
+def _not_ours(target: Path) -> FileExistsError:
+    return FileExistsError(f"{target}: must be an ELMo folder to be overwritten, was something else.")
+
+
+def _move_file_to_a_free_place(temporary: Path, target: Path, overwrite: bool | None):
+    try:
+        # Unlike a move, a link does not replace what has appeared meanwhile.
+        os.link(temporary, target)
+    except FileExistsError:
+        _check_file(target, overwrite)
+        raise
+    except (OSError, NotImplementedError, AttributeError):
+        # No links on this file system. Between the look and the move, another process may still come first.
+        _check_file(target, overwrite)
+        os.rename(temporary, target)
+
+
+def _exchange(new: Path, target: Path, overwrite: bool | None, may_replace: Callable[[Path], bool]):
+    """Moves the folder `new` to `target`. What is there is looked at once it has been moved away, and put back."""
+    old = new.with_suffix(".old")
+    for _ in range(10):
+        try:
+            _move_folder_to_a_free_place(new, target, overwrite)
+            return
+        except _Taken:
+            if not overwrite:
+                raise
+        try:
+            os.rename(target, old)
+        except FileNotFoundError:
+            # Another process has just moved it away.
+            continue
+        try:
+            if not may_replace(old):
+                raise _not_ours(target)
+            try:
+                _move_folder_to_a_free_place(new, target, overwrite)
+            except _Taken:
+                # Another process that overwrites was quicker, and its folder is the next to go.
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+        except BaseException:
+            _put_back(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    raise _taken(target, overwrite)
+
+
+def _put_back(old: Path, target: Path):
+    try:
+        _move_folder_to_a_free_place(old, target)
+    except _Taken:
+        raise FileExistsError(
+            f"{target}: was made by another process meanwhile; what was there is now {old}."
+        ) from None
+
+
+def _move_folder_to_a_free_place(new: Path, target: Path, overwrite: bool | None = None):
+    if os.name == "nt":
+        # There a move replaces nothing, not even an empty folder.
+        with suppress(OSError):
+            target.rmdir()
+    try:
+        os.rename(new, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or isinstance(error, FileExistsError):
+            raise _taken(target, overwrite) from None
+        raise
+
+
+def _give_usual_permissions(folder: Path):
+    """safetensors writes files that only their owner may read."""
+    probe = folder / f".{uuid.uuid4().hex[:8]}"
+    probe.touch()
+    usual = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            mode = file.stat().st_mode & 0o777
+            with suppress(OSError):
+                file.chmod(mode | usual)
+
+
+@contextmanager
+def _working_place(target: Path) -> Iterator[Path]:
+    """
+    A name beside `target`, in the nearest folder that is there: on the same file system, where a move is one step.
+    What is there under the name at the end is removed; before, what dead processes left of `target`.
+    """
+    home = next(parent for parent in target.parents if os.path.lexists(parent))
+    if not home.is_dir():
+        raise NotADirectoryError(f"{home}: must be a folder to hold {target.name}, was a file.")
+    name = _shortened(target.name)
+    with ExitStack() as stack:
+        stack.enter_context(signals_as_exceptions())
+        _remove_leftovers(home, name, target)
+        try:
+            temporary = _locked_name(home, name, stack)
+        except OSError as error:
+            raise type(error)(f"{target}: could not be written: {error.strerror or error}.") from None
+        yield temporary
+
+
+def _locked_name(home: Path, name: str, stack: ExitStack) -> Path:
+    """A free name, whose lock the stack will give up. The lock comes first, so that whatever is there has one."""
+    while True:
+        base = home / f".{name}.{uuid.uuid4().hex[:8]}"
+        temporary, lock = Path(f"{base}.partial"), Path(f"{base}.lock")
+        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        stack.callback(_remove, temporary, lock, descriptor)
+        if fcntl is None:
+            return temporary
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Else another process took it for one of the dead, before it was locked.
+        if lock.exists():
+            return temporary
+
+
+def _remove(temporary: Path, lock: Path, descriptor: int):
+    _delete(temporary)
+    # Windows removes no file that is open; elsewhere the lock is given up last.
+    if fcntl is None:
+        os.close(descriptor)
+    with suppress(OSError):
+        lock.unlink()
+    if fcntl is not None:
+        os.close(descriptor)
+
+
+def _delete(path: Path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _remove_leftovers(home: Path, name: str, target: Path):
+    start, end = f".{name}.", ".lock"
+    try:
+        entries = [entry for entry in os.listdir(home) if entry.startswith(start) and entry.endswith(end)]
+    except OSError:
+        return
+    for entry in entries:
+        if len(entry) != len(start) + 8 + len(end):
+            continue
+        lock = home / entry
+        with _lock_of_the_dead(lock) as is_dead:
+            if not is_dead:
+                continue
+            old = lock.with_suffix(".old")
+            if old.exists() and not target.exists():
+                # It died between the two moves of an exchange.
+                with suppress(OSError):
+                    os.rename(old, target)
+            if is_elmo_folder(old):
+                _delete(old)
+            _delete(lock.with_suffix(".partial"))
+            with suppress(OSError):
+                lock.unlink()
+
+
+@contextmanager
+def _lock_of_the_dead(lock: Path) -> Iterator[bool]:
+    """Whether the process that made a lock file has ended; while the block runs, no other process finds the same."""
+    if fcntl is None:
+        try:
+            # Fails while its maker has it open.
+            lock.unlink()
+            yield True
+        except OSError:
+            yield False
+        return
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except OSError:
+        yield False
+        return
+    try:
+        # A maker that has just ended has removed it, and another one cannot have made it again.
+        yield _can_be_locked(descriptor) and lock.exists()
+    finally:
+        os.close(descriptor)
+
+
+def _can_be_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _shortened(name: str) -> str:
+    """A name to which something can be added."""
+    encoded = os.fsencode(name)
+    if len(encoded) + _ADDED <= _LONGEST_NAME:
+        return name
+    start = encoded[: _LONGEST_NAME - _ADDED - 9].decode("utf-8", "ignore")
+    return f"{start}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """
+    SIGTERM and SIGHUP, which would end the process on the spot, end it as an exception does, so that clean-up runs.
+    Handlers that somebody has set stay.
+    """
+    # Python lets the main thread alone set handlers.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def leave(number: int, frame: object):
+        # A second one would break off the clean-up.
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
