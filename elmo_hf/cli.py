@@ -4,11 +4,11 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
@@ -21,11 +21,15 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 from .checkpoints.bilm_hdf5 import Progress
 from .checkpoints.conversion import convert_checkpoint, export_checkpoint
 from .checkpoints.hub_folder import load_config, load_language_model, load_model, load_tokenizer
-from .configuration_elmo import ElmoConfig
+from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, read_lines, write_corpus
 from .files import atomic_folder
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .tokenization_elmo import ElmoTokenizer
+
+if TYPE_CHECKING:
+    from .pretraining import BilmTrainer
+    from .training_run import TrainingRun
 
 # Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
 MIN_COUNT = 3
@@ -149,11 +153,13 @@ def pretrain(
     """
     # Takes seconds, which the other commands do without.
     from transformers import DataCollatorForTokenClassification, TrainingArguments, default_data_collator, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     from .pretraining import BilmTrainer, EvaluateAtTheEnd, schedule_decay
+    from .training_run import TrainingRun, hash_of, hash_of_model
 
-    with _one_line_errors():
+    with _one_line_errors(), ExitStack() as stack:
+        _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
+        _check_vocabulary_options(vocab, min_count, max_vocab)
         config = _config(model_dir, sampled_words)
         recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
         arguments = TrainingArguments(
@@ -175,9 +181,28 @@ def pretrain(
             **(_interval("eval", eval_steps) if evaluation else {}),
             **recipe,
         )
+        run = TrainingRun(
+            output,
+            {
+                "CONFIG_OR_MODEL_DIR": hash_of_model(model_dir),
+                "--train": hash_of(train),
+                "--eval": hash_of(evaluation) if evaluation else None,
+                "--vocab": hash_of([vocab]) if vocab else None,
+                "--min-count": min_count,
+                "--max-vocab": max_vocab,
+                "--rows": rows * arguments.world_size,
+                "--unroll-steps": unroll_steps,
+                "--sentences": sentences,
+                "--optimizer": optimizer.value,
+                "--learning-rate": recipe["learning_rate"],
+                "--sampled-words": config.num_sampled_words,
+                "--pretokenized": pretokenized,
+                "--seed": seed,
+            },
+        )
+        stack.enter_context(run.discarded_when_it_fails())
         with arguments.main_process_first(local=False):
-            if arguments.process_index == 0 and not resume and output.exists() and any(output.iterdir()):
-                raise FileExistsError(f"{output}: must be a new or empty folder, was there already. See --resume.")
+            checkpoint = run.begin(resume, arguments.process_index == 0)
             tokenizer: Any = load_tokenizer(model_dir, config)
             known_words = tokenizer.word_vocabulary
             corpora = [
@@ -185,7 +210,7 @@ def pretrain(
                 for name, paths in (("train", train), ("eval", evaluation))
                 if paths
             ]
-            _set_words(tokenizer, output, corpora[0], vocab, min_count, max_vocab)
+            _set_words(tokenizer, run, corpora[0], vocab, min_count, max_vocab)
 
         set_seed(seed)
         model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
@@ -216,9 +241,9 @@ def pretrain(
             callbacks=[EvaluateAtTheEnd()] if evaluation else None,
             optimizer_cls_and_kwargs=optimizer_class,
         )
-        trainer.train(get_last_checkpoint(output) if resume else None)
-        trainer.save_model()
-        metrics = next((entry for entry in reversed(trainer.state.log_history) if "eval_perplexity" in entry), {})
+        run.start()
+        _train(trainer, run, checkpoint, epochs, max_steps)
+        metrics = run.metrics
     if trainer.is_world_process_zero():
         typer.echo(f"\n{output}")
         typer.echo(f"  model       {_sizes(config)}")
@@ -356,26 +381,72 @@ def _corpus(paths: Sequence[Path], folder: Path, split: Callable[[str], list[str
 
 def _set_words(
     tokenizer: ElmoTokenizer,
-    output: Path,
+    run: "TrainingRun",
     corpus: Corpus,
     vocab: Path | None,
     min_count: int | None,
     max_vocab: int | None,
 ):
-    """The words to predict: those in `output`, else those given, the tokenizer's own, or the text's. Kept there."""
+    """The words to predict: those of the run, else those given, the tokenizer's own, or the text's. Kept there."""
+    from .training_run import hash_of
+
     from_text = min_count is not None or max_vocab is not None
-    if vocab is not None and from_text:
-        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
-    file = output / "vocab.txt"
-    if file.exists():
+    file = run.folder / "vocab.txt"
+    if run.words is not None:
         tokenizer.word_vocabulary = list(read_lines(file))
         return
     if vocab is not None:
-        tokenizer.word_vocabulary = list(read_lines(vocab))
+        # Files of bilm-tf have the special words in any order, and anywhere; a model of ours has them first.
+        words = list(read_lines(vocab))
+        special = [word for word in WORD_VOCABULARY_START if word in words]
+        tokenizer.word_vocabulary = [*special, *(word for word in words if word not in special)]
     elif from_text or tokenizer.word_vocabulary is None:
         counts = count_words(tqdm(corpus, desc="Counting words", unit=" sentences"))
         tokenizer.word_vocabulary = build_vocabulary(counts, MIN_COUNT if min_count is None else min_count, max_vocab)
-    tokenizer.save_pretrained(output)
+    tokenizer.save_pretrained(run.folder)
+    run.words = hash_of([file])
+    run.save()
+
+
+def _check_vocabulary_options(vocab: Path | None, min_count: int | None, max_vocab: int | None):
+    if vocab is not None and (min_count is not None or max_vocab is not None):
+        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
+
+
+def _check_numbers(epochs: float, learning_rate: float | None, min_count: int | None, max_vocab: int | None):
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"`--epochs` must be more than 0, was: {epochs}.")
+    if learning_rate is not None and not 0 <= learning_rate < math.inf:
+        raise ValueError(f"`--learning-rate` must be at least 0, was: {learning_rate}.")
+    if min_count is not None and min_count < 1:
+        raise ValueError(f"`--min-count` must be at least 1, was: {min_count}.")
+    if max_vocab is not None and max_vocab <= len(WORD_VOCABULARY_START):
+        raise ValueError(
+            f"`--max-vocab` must be more than the {len(WORD_VOCABULARY_START)} special words, was: {max_vocab}."
+        )
+
+
+def _train(trainer: "BilmTrainer", run: "TrainingRun", checkpoint: Path | None, epochs: float, max_steps: int | None):
+    """Trains from a checkpoint, or from the start, to the end, and writes the final model if it is not there yet."""
+    from transformers import TrainerState
+    from transformers.trainer import TRAINER_STATE_NAME
+
+    total = max_steps or math.ceil(epochs * len(trainer.get_train_dataloader()))
+    done = 0 if checkpoint is None else int(checkpoint.name.partition("-")[2])
+    if done > total:
+        name, value = ("--max-steps", total) if max_steps else ("--epochs", epochs)
+        raise ValueError(f"`{name}` must reach as far as the {done} batches of {checkpoint}, was: {value}.")
+    if checkpoint is not None and done == total:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(None if checkpoint is None else str(checkpoint))
+    if run.finished != total:
+        trainer.save_model()
+        history = reversed(trainer.state.log_history)
+        run.finished, run.metrics = total, next((entry for entry in history if "eval_perplexity" in entry), {})
+        if trainer.is_world_process_zero():
+            run.save()
 
 
 def _bilm(

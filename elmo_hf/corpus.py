@@ -7,7 +7,6 @@ import gzip
 import mmap
 import os
 import struct
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from .files import atomic_folder
 from .tokenization_elmo import BEGIN_SENTENCE, END_SENTENCE, WORD_VOCABULARY_START, ElmoTokenizer
 
 logger = logging.get_logger(__name__)
@@ -54,11 +54,12 @@ def read_lines(paths: PathLike | Iterable[PathLike]) -> Iterator[str]:
         ValueError: a gzipped file is damaged.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    files = [file for path in paths for file in _text_files(Path(path))]
+    files = [file for path in paths for file in text_files(Path(path))]
     return (line for file in files for line in _lines(file))
 
 
-def _text_files(path: Path) -> list[Path]:
+def text_files(path: Path) -> list[Path]:
+    """A text file, or those in a folder, as [`read_lines`] takes them."""
     if not path.is_dir():
         if not path.exists():
             raise FileNotFoundError(f"{path}: must be a text file or a folder of them, was missing.")
@@ -156,21 +157,15 @@ def write_corpus(
         TypeError: a sentence is a `str`, or one of its words is not.
         ValueError: there is no word in `sentences`.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: must be a new or empty folder, was there already.")
-    target = folder.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
-        complete, entries = Path(work, "complete"), Path(work, "entries")
-        complete.mkdir()
+    with atomic_folder(folder) as complete:
+        entries = complete / "entries"
         with open(complete / _SENTENCES_FILE, "wb") as text, open(entries, "wb") as index:
             count = _write_sentences(sentences, text, index, progress)
         if count == 0:
             raise ValueError(f"{folder}: `sentences` must have a word to make a corpus, has none.")
         # Through a map of the file, so that an index larger than the memory can be written.
         np.save(complete / _INDEX_FILE, np.memmap(entries, np.int64, "r", shape=(count + 1, 2)))
-        os.replace(complete, target)
+        entries.unlink()
     return Corpus(folder)
 
 

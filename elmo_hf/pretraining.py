@@ -1,6 +1,8 @@
 """Training of a biLM: `Trainer` with LSTM state that goes on from batch to batch, and the recipe of bilm-tf."""
 
+import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy
 
 from .corpus import BilmWindows
+from .files import PathLike, atomic_file
 
 # Gradients are clipped to this norm, and Adagrad's squares start from this, in bilm-tf, where the loss of a step is
 # the sum over the steps of a window. Here it is the average, see `bilm_tf_recipe`.
 _CLIP_NORM, _INITIAL_ACCUMULATOR = 10.0, 1.0
+
+# Written last into a checkpoint: the size of each of its files.
+MANIFEST = "complete.json"
 
 LstmStates = tuple[Tensor, Tensor]
 
@@ -72,8 +78,8 @@ class BilmTrainer(Trainer):
 
     With [`BilmWindows`], whose `rows` must be the batch size of all processes together, windows are read in order and
     the LSTM state is carried from one to the next, in training and in evaluation; a checkpoint holds it, so that
-    training goes on exactly after `resume_from_checkpoint`. With [`BilmSentences`], sentences are drawn at random and
-    nothing is carried.
+    training goes on exactly after `resume_from_checkpoint`, of which `True` means the last complete one. With
+    [`BilmSentences`], sentences are drawn at random and nothing is carried.
 
     `evaluate` gives exact perplexities of both directions (full softmax), over the words and the end of each sentence.
     Training logs each direction's loss as `forward_sampled_loss` and `backward_sampled_loss` when it is sampled, and
@@ -95,7 +101,6 @@ class BilmTrainer(Trainer):
                     "`rows` of the windows must be the batch size of all processes together, "
                     f"`{name}` x {self.args.world_size} = {whole}, was: {dataset.rows}."
                 )
-        self.add_callback(_KeepStates(self))
         self._states: LstmStates | None = None
         self._forget_losses()
 
@@ -111,17 +116,33 @@ class BilmTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         self._states = None
         if resume_from_checkpoint:
-            checkpoint = resume_from_checkpoint
-            if checkpoint is True:
-                checkpoint = get_last_checkpoint(self.args.output_dir)
-            # Without a checkpoint, `Trainer` says so itself.
-            if checkpoint is not None and isinstance(self.train_dataset, BilmWindows):
-                states = load_file(self._states_file(Path(checkpoint)))
+            folder = Path(self.args.output_dir)
+            is_last = resume_from_checkpoint is True
+            checkpoint = last_complete_checkpoint(folder) if is_last else Path(resume_from_checkpoint)
+            if checkpoint is None or not is_complete(checkpoint):
+                raise ValueError(f"{checkpoint or folder}: must be or have a complete checkpoint to resume, does not.")
+            if isinstance(self.train_dataset, BilmWindows):
+                states = load_file(self._states_file(checkpoint))
                 self._states = states["hidden"].to(self.args.device), states["cell"].to(self.args.device)
+            resume_from_checkpoint = str(checkpoint)
         self._forget_losses()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def save_states(self, checkpoint: Path):
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        if self.is_world_process_zero():
+            (checkpoint / MANIFEST).unlink(missing_ok=True)
+        self._save_states(checkpoint)
+        # Also removes old checkpoints. What is kept beside this one is complete.
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            sizes = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
+            with atomic_file(checkpoint / MANIFEST) as manifest:
+                manifest.write_text(json.dumps(sizes), encoding="utf-8")
+
+    def _save_states(self, checkpoint: Path):
         """Writes the carried state of this process into the folder of a checkpoint."""
         if self._states is not None:
             hidden, cell = (state.contiguous() for state in self._states)
@@ -218,14 +239,24 @@ def _num_predicted(inputs: dict[str, Tensor]) -> Tensor:
     return (num_words + len(inputs["labels"])).repeat(2)
 
 
-class _KeepStates(TrainerCallback):
-    """Puts the carried state beside each checkpoint."""
+def is_complete(checkpoint: PathLike) -> bool:
+    """Whether all files of a checkpoint of [`BilmTrainer`] are there, as long as they were written."""
+    try:
+        sizes = json.loads(Path(checkpoint, MANIFEST).read_text(encoding="utf-8"))
+        return all(Path(checkpoint, name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
-    def __init__(self, trainer: BilmTrainer):
-        self.trainer = trainer
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        self.trainer.save_states(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+def checkpoints(folder: PathLike) -> list[Path]:
+    """The checkpoints of a training, complete or not, the earliest first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def last_complete_checkpoint(folder: PathLike) -> Path | None:
+    """The last checkpoint of a training of which nothing is missing."""
+    return next((path for path in reversed(checkpoints(folder)) if is_complete(path)), None)
 
 
 class EvaluateAtTheEnd(TrainerCallback):

@@ -1,10 +1,15 @@
 """`elmo-hf pretrain`: what it trains, what it starts from, what it leaves and how it ends."""
 
 import math
+import multiprocessing
 import os
+import random
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +125,134 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     options: list[Any] = texts + mode
     whole = pretrain(config_dir, *options, "--output", tmp_path / "whole", "--max-steps", "4")
     part = pretrain(config_dir, *options, "--output", tmp_path / "part", "--max-steps", "2")
-    # The text is not read again.
-    (tmp_path / "train.txt").write_text("Something else", encoding="utf-8")
     resumed = pretrain(config_dir, *options, "--output", tmp_path / "part", "--max-steps", "4", "--resume")
     assert perplexities(resumed) == perplexities(whole) != perplexities(part)
     torch.testing.assert_close(weights(tmp_path / "part"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Sampled words and state: all that is random and all that is carried.
+SHORT: list[Any] = ["--rows", "4", "--unroll-steps", "5", "--sampled-words", "9", "--save-steps", "1"]
+
+
+def test_resuming_a_finished_training_changes_nothing(config_dir: Path, texts: list[str], tmp_path: Path):
+    options = [*texts, *SHORT, "--max-steps", "2", "--output", tmp_path / "out"]
+    out = pretrain(config_dir, *options)
+    before = files_of(tmp_path / "out")
+    assert pretrain(config_dir, *options, "--resume") == out
+    assert files_of(tmp_path / "out") == before
+    code, _, err = run("pretrain", config_dir, *options, "--resume", "--max-steps", "1")
+    message = f"`--max-steps` must reach as far as the 2 batches of {tmp_path / 'out' / 'checkpoint-2'}, was: 1."
+    assert (code, err.splitlines()[-1]) == (1, f"elmo-hf: {message}")
+
+
+def test_a_training_goes_on_only_with_what_it_began_with(config_dir: Path, texts: list[str], tmp_path: Path):
+    options = [*texts, *SHORT, "--max-steps", "1", "--output", tmp_path / "out"]
+    pretrain(config_dir, *options)
+    before = files_of(tmp_path / "out")
+    (tmp_path / "other.txt").write_text(TEXT[:-1], encoding="utf-8")
+    for changed, message in (
+        (["--rows", "2"], "`--rows` must be 4 to resume OUT, was: 2."),
+        (["--unroll-steps", "6"], "`--unroll-steps` must be 5 to resume OUT, was: 6."),
+        (["--seed", "1"], "`--seed` must be 42 to resume OUT, was: 1."),
+        (["--sentences"], "`--sentences` must be False to resume OUT, was: True."),
+        (["--optimizer", "adamw"], "`--learning-rate` must be 0.2 to resume OUT, was: 0.003."),
+        (["--sampled-words", "8"], "`--sampled-words` must be 9 to resume OUT, was: 8."),
+        (["--min-count", "2"], "`--min-count` must be None to resume OUT, was: 2."),
+        (["--train", tmp_path / "other.txt"], "`--train` must be what the training in OUT began with, was another."),
+    ):
+        code, _, err = run("pretrain", config_dir, *options, "--resume", *changed)
+        assert (code, err) == (1, f"elmo-hf: {message.replace('OUT', str(tmp_path / 'out'))}\n")
+    words = tmp_path / "out" / "vocab.txt"
+    words.write_text(words.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    code, _, err = run("pretrain", config_dir, *options, "--resume")
+    assert code == 1
+    assert "must be the words that the training began with, was changed" in err
+    words.write_bytes(before["vocab.txt"])
+    assert files_of(tmp_path / "out") == before
+    code, _, err = run("pretrain", config_dir, *options[:-1], config_dir, "--resume")
+    assert (code, err) == (1, f"elmo-hf: {config_dir}: must be a folder of `elmo-hf pretrain`, had no run.json.\n")
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "lstm_states_0.safetensors"])
+def test_an_incomplete_checkpoint_is_left_out(lost: str, config_dir: Path, texts: list[str], tmp_path: Path):
+    options = [*texts, *SHORT, "--max-steps", "3"]
+    pretrain(config_dir, *options, "--output", tmp_path / "whole")
+    pretrain(config_dir, *options[:-1], "2", "--output", tmp_path / "part")
+    file = tmp_path / "part" / "checkpoint-2" / lost
+    os.truncate(file, file.stat().st_size // 2)
+    pretrain(config_dir, *options, "--output", tmp_path / "part", "--resume")
+    torch.testing.assert_close(weights(tmp_path / "part"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rows", "99"], "`rows` must be at most"),
+        (["--vocab", "twice.txt"], "must have each word once, had twice"),
+        (["--epochs", "0"], "`--epochs` must be more than 0, was: 0.0."),
+        (["--epochs", "-1"], "`--epochs` must be more than 0, was: -1.0."),
+        (["--epochs", "nan"], "`--epochs` must be more than 0, was: nan."),
+        (["--learning-rate", "inf"], "`--learning-rate` must be at least 0, was: inf."),
+        (["--min-count", "0"], "`--min-count` must be at least 1, was: 0."),
+    ],
+)
+def test_a_command_that_fails_leaves_the_place_free(
+    options: list[str],
+    message: str,
+    config_dir: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twice.txt").write_text("<S>\n</S>\n<UNK>\nbank\nbank\n", encoding="utf-8")
+    code, _, err = run("pretrain", config_dir, *texts, "--rows", "2", "--max-steps", "1", "--output", "out", *options)
+    assert code == 1
+    assert message in err.splitlines()[-1]
+    assert not Path("out").exists()
+    pretrain(config_dir, *texts, "--rows", "2", "--max-steps", "1", "--output", "out")
+
+
+def test_the_special_words_may_stand_anywhere_in_a_vocabulary(config_dir: Path, texts: list[str], tmp_path: Path):
+    (tmp_path / "words.txt").write_text("</S>\nbank\n<S>\nriver\n<UNK>\n", encoding="utf-8")
+    options = ["--rows", "2", "--max-steps", "1", "--output", tmp_path / "out", "--vocab", tmp_path / "words.txt"]
+    pretrain(config_dir, *texts, *options)
+    words = ElmoTokenizer.from_pretrained(tmp_path / "out").word_vocabulary
+    assert words == ["<S>", "</S>", "<UNK>", "bank", "river"]
+
+
+def _run_quietly(*arguments: str | Path) -> None:
+    sys.exit(run("pretrain", *arguments)[0])
+
+
+def test_a_training_killed_at_any_moment_ends_as_an_undisturbed_one(
+    config_dir: Path, texts: list[str], tmp_path: Path
+):
+    context = multiprocessing.get_context("fork")
+    options = [*texts, *SHORT, "--max-steps", "5", "--output", tmp_path / "whole"]
+    start = time.perf_counter()
+    pretrain(config_dir, *options)
+    duration = time.perf_counter() - start
+    expected = weights(tmp_path / "whole")
+    draw = random.Random(0)
+    options[-1] = tmp_path / "killed"
+    for turn in range(int(os.environ.get("ELMO_HF_KILLS", "4"))):
+        # Each training is killed up to three times before it may end.
+        for _ in range(1 + turn % 3):
+            process = context.Process(target=_run_quietly, args=(config_dir, *options, "--resume"))
+            process.start()
+            process.join(draw.uniform(0, 1.2 * duration))
+            if process.exitcode is None:
+                os.kill(process.pid or 0, draw.choice([signal.SIGTERM, signal.SIGKILL]))
+            process.join()
+        pretrain(config_dir, *options, "--resume")
+        torch.testing.assert_close(weights(tmp_path / "killed"), expected, rtol=0, atol=0)
+        assert not [path for path in (tmp_path / "killed").rglob(".*")]
+        shutil.rmtree(tmp_path / "killed")
 
 
 def test_resume_without_a_checkpoint_starts(config_dir: Path, texts: list[str], tmp_path: Path):
@@ -168,7 +296,7 @@ def test_text_is_split_as_the_tokenizer_of_the_folder_does(config_dir: Path, tmp
         (["--train", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
         (["--vocab", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
         (["--vocab", "a", "--min-count", "2"], "`--vocab` must be without `--min-count` and `--max-vocab`, was: a."),
-        (["--max-vocab", "2"], "`max_size` must be more than the 3 special words, was: 2."),
+        (["--max-vocab", "2"], "`--max-vocab` must be more than the 3 special words, was: 2."),
         (["--log-to", "paper"], "`--log-to` must be installed, was: paper. There are: "),
         (["--output", "."], ".: must be a new or empty folder, was there already. See --resume."),
     ],
