@@ -10,6 +10,7 @@ import json
 import math
 import os
 import reprlib
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -458,18 +459,23 @@ def _facts(dataset: h5py.Dataset, file_size: int) -> _Found:
     shape, dtype = dataset.shape, dataset.dtype
     storage = dataset.id.get_storage_size()
     properties = dataset.id.get_create_plist()
-    filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
+    filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+    num_chunks = math.prod(-(-size // step) for size, step in zip(shape or (), dataset.chunks or (), strict=False))
     elements = math.prod(shape or ())
     if dataset.is_virtual or dataset.external:
         problem = "kept in another file"
-    elif not filters <= _FILTERS:
-        problem = f"packed by a filter with the number {max(filters - _FILTERS)}"
+    elif unknown := set(filters) - _FILTERS:
+        problem = f"packed by a filter with the number {max(unknown)}"
+    elif len(filters) > len(set(filters)):
+        problem = "packed several times by the same filter"
     elif elements and not storage:
         problem = "declared and never written"
     elif storage > file_size or elements * dtype.itemsize > _MAX_COMPRESSION * storage:
         problem = f"{elements} numbers in {min(storage, file_size)} bytes"
     elif dataset.chunks and math.prod(dataset.chunks) > max(elements, 1) * 16:
         problem = f"cut into chunks of {dataset.chunks}"
+    elif dataset.chunks and elements and dataset.id.get_num_chunks() < num_chunks:
+        problem = f"written in {dataset.id.get_num_chunks()} of its {num_chunks} chunks"
     else:
         problem = None
     return _Found("dataset", shape, dtype, problem)
@@ -505,9 +511,12 @@ def _check_dataset(weight_file: PathLike, entry: TensorEntry, fact: _Found):
 
 
 def _read_dataset(weight_file: PathLike, file: h5py.File, entry: TensorEntry) -> np.ndarray:
+    dataset = file[entry.dataset]
     values = np.empty(entry.shape, dtype=np.float32)
     with plain_errors(weight_file, f"`{entry.dataset}`"):
-        file[entry.dataset].read_direct(values)
+        if dataset.compression == "gzip":
+            _check_chunks_are_as_large_as_declared(dataset)
+        dataset.read_direct(values)
     finite = np.isfinite(values)
     if not finite.all():
         place = tuple(int(index) for index in np.argwhere(~finite)[0])
@@ -515,6 +524,18 @@ def _read_dataset(weight_file: PathLike, file: h5py.File, entry: TensorEntry) ->
             f"{weight_file}: `{entry.dataset}` must hold finite float32 numbers, was: {values[place]} at {place}."
         )
     return values
+
+
+def _check_chunks_are_as_large_as_declared(dataset: h5py.Dataset):
+    """HDF5 itself inflates a chunk to whatever size it has."""
+    declared = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    for index in range(dataset.id.get_num_chunks()):
+        chunk = dataset.id.get_chunk_info(index)
+        # A bit is set for each filter that was left out for this chunk.
+        if chunk.filter_mask == 0:
+            _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            if len(zlib.decompressobj().decompress(packed, declared + 9)) > declared + 8:
+                raise ValueError(f"a chunk of {declared} bytes inflates to more")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

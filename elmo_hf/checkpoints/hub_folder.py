@@ -36,6 +36,7 @@ _MAX_SIZES = {
     "head_lstm_size": 1_000_000,
     "word_cache_size": 100_000_000,
 }
+_FLOATS = ("F16", "BF16", "F32", "F64")
 _MIX = "scalar_mixes."
 
 
@@ -165,7 +166,12 @@ def _number_of_weights(folder: PathLike) -> int:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: must be a file of weights, was missing.")
         with _short_errors(file, "weights"), safe_open(file, framework="pt") as weights:
-            number += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            types = {name: content.get_dtype() for name, content in slices.items()}
+            number += sum(math.prod(content.get_shape()) for content in slices.values())
+        for name, dtype in types.items():
+            if dtype not in _FLOATS:
+                raise ValueError(f"{file}: `{_short(name)}` must be a float, was: {dtype}.")
     return number
 
 

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -363,9 +364,7 @@ def test_a_giant_declared_shape_is_never_allocated(tmp_path: Path, compression: 
             dataset[(0,) * len(entry.shape)] = 1.0
     tracemalloc.start()
     try:
-        with pytest.raises(
-            ValueError, match=r"must be a complete dataset of this file, was: \d+ numbers in \d+ bytes"
-        ):
+        with pytest.raises(ValueError, match="must be a complete dataset of this file, was: written in 1 of its"):
             read_weights(tmp_path / "giant.hdf5", config)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
@@ -380,6 +379,45 @@ def test_compressed_weights_read_as_plain_ones(tmp_path: Path, storage: dict[str
     expected = read_weights(plain, config)
     given = read_weights(packed, config)
     assert all(torch.equal(given[name], expected[name]) for name in expected)
+
+
+def pipeline(shape: tuple[int, ...], *deflates: int) -> h5py.h5p.PropDCID:
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk(shape)
+    for level in deflates:
+        properties.set_deflate(level)
+    return properties
+
+
+def with_chunk(weight_file: Path, name: str, deflates: int, chunk: bytes | None) -> None:
+    """Replaces a dataset by one of a single chunk, as it is written into the file; `None` leaves it out."""
+    with h5py.File(weight_file, "r+") as file:
+        shape = file[name].shape
+        del file[name]
+        # Two chunks, of which the first is written.
+        size = (-(-shape[0] // 2), *shape[1:]) if chunk is None else shape
+        space, properties = h5py.h5s.create_simple(shape), pipeline(size, *[9] * deflates)
+        group, _, last = name.rpartition("/")
+        dataset = h5py.h5d.create(file[group or "/"].id, last.encode(), h5py.h5t.IEEE_F32LE, space, properties)
+        first = np.ones(size, "<f4").tobytes() if chunk is None else chunk
+        dataset.write_direct_chunk((0,) * len(shape), zlib.compress(first) if chunk is None and deflates else first)
+
+
+@pytest.mark.parametrize(
+    ("deflates", "chunk", "message"),
+    [
+        (4, b"x", "packed several times by the same filter"),
+        (0, None, "written in 1 of its 2 chunks"),
+        (1, None, "written in 1 of its 2 chunks"),
+        (1, zlib.compress(bytes(1 << 22)), r"a chunk of \d+ bytes inflates to more"),
+    ],
+)
+def test_chunks_that_are_missing_or_inflate_without_end_are_refused(
+    checkpoint: Checkpoint, deflates: int, chunk: bytes | None, message: str
+):
+    with_chunk(checkpoint[1], "RNN_0/RNN/MultiRNNCell/Cell0/LSTMCell/W_0", deflates, chunk)
+    with pytest.raises(ValueError, match=message):
+        read_weights(checkpoint[1], read_options(checkpoint[0]))
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
