@@ -129,6 +129,9 @@ def pretrain(
     sentences: Annotated[
         bool, typer.Option("--sentences", help="Train on sentences in any order, without state.")
     ] = False,
+    read_last_boundary: Annotated[
+        bool, typer.Option(help="Let each direction read the boundary at its end; bilm-tf does not.")
+    ] = True,
     epochs: Annotated[float, typer.Option(help="How often to read the text.")] = 10.0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, instead of --epochs.")] = None,
     optimizer: Annotated[Optimizer, typer.Option(help="Adagrad as in bilm-tf, or AdamW.")] = Optimizer.adagrad,
@@ -193,6 +196,7 @@ def pretrain(
                 "--rows": rows * arguments.world_size,
                 "--unroll-steps": unroll_steps,
                 "--sentences": sentences,
+                "--read-last-boundary": read_last_boundary,
                 "--optimizer": optimizer.value,
                 "--learning-rate": recipe["learning_rate"],
                 "--sampled-words": config.num_sampled_words,
@@ -221,10 +225,11 @@ def pretrain(
             collator = DataCollatorForTokenClassification(tokenizer)
         else:
             # As many rows as fit into the other text: it may be short.
-            fitting = corpora[-1].num_positions // (arguments.world_size * unroll_steps)
+            num_positions = corpora[-1].num_words + (1 + read_last_boundary) * len(corpora[-1])
+            fitting = num_positions // (arguments.world_size * unroll_steps)
             arguments.per_device_eval_batch_size = max(1, min(rows, fitting))
             examples = [
-                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps)
+                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps, read_last_boundary)
                 for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
             ]
             collator = default_data_collator

@@ -226,6 +226,7 @@ class Corpus:
             raise self._damaged(f"must go from (0, 0) to the end of {_SENTENCES_FILE} at byte {size}, does not.")
         with open(self.folder / _SENTENCES_FILE, "rb") as file:
             self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._transitions: np.ndarray | None = None
         self.num_positions = int(self._index[-1, 1])
         self.num_words = self.num_positions - 2 * len(self)
 
@@ -271,6 +272,26 @@ class Corpus:
         skipped = start - int(self._index[first, 1])
         return words[skipped : skipped + stop - start]
 
+    def transitions(self, start: int, stop: int, backward: bool = False) -> tuple[list[str], list[str]]:
+        """
+        What bilm-tf reads and predicts: of each sentence all positions but the last, and all but the first, in the
+        order of reading. `start` and `stop` count the positions that are read, one less per sentence.
+        """
+        if self._transitions is None:
+            # (sentences + 1,) at which of them a sentence begins
+            self._transitions = self._index[:, 1] - np.arange(len(self._index))
+        first = int(self._transitions.searchsorted(start, side="right")) - 1
+        last = int(self._transitions.searchsorted(stop))
+        read: list[str] = []
+        followed: list[str] = []
+        for index in range(first, last):
+            sentence = [BEGIN_SENTENCE, *self[index], END_SENTENCE][:: -1 if backward else 1]
+            read += sentence[:-1]
+            followed += sentence[1:]
+        skipped = start - int(self._transitions[first])
+        here = slice(skipped, skipped + stop - start)
+        return read[here], followed[here]
+
     def _damaged(self, message: str) -> ValueError:
         return ValueError(f"{self.folder / _INDEX_FILE}: {message} Write the corpus again.")
 
@@ -298,25 +319,40 @@ class BilmWindows(Dataset):
 
     All are int64 tensors; `default_data_collator` makes batches of them.
 
+    By default each direction reads both boundaries of a sentence, as it does when the model is used: there, the
+    forward LSTM reads `</S>` before the `<S>` of the next sentence. bilm-tf trains without: a direction predicts the
+    boundary at its end and goes on with the next sentence, so that a sentence has one position less and no label is
+    -100.
+
     Args:
         corpus: the text.
         tokenizer: spells the words, and has the vocabulary.
         rows: parts.
-        unroll_steps: positions a window.
+        unroll_steps: positions per window.
+        read_last_boundary: whether a direction reads the boundary at its end; not in bilm-tf.
 
     Raises:
         ValueError: the corpus is too short for a window in each part.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: ElmoTokenizer, rows: int, unroll_steps: int = 20):
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: ElmoTokenizer,
+        rows: int,
+        unroll_steps: int = 20,
+        read_last_boundary: bool = True,
+    ):
         for name, value in (("rows", rows), ("unroll_steps", unroll_steps)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, was: {value}.")
         self.corpus, self.tokenizer, self.rows, self.unroll_steps = corpus, tokenizer, rows, unroll_steps
-        self.windows_per_row = corpus.num_positions // (rows * unroll_steps)
+        self.read_last_boundary = read_last_boundary
+        num_positions = corpus.num_positions if read_last_boundary else corpus.num_positions - len(corpus)
+        self.windows_per_row = num_positions // (rows * unroll_steps)
         if self.windows_per_row == 0:
             raise ValueError(
-                f"`rows` must be at most {corpus.num_positions // unroll_steps} for the {corpus.num_positions} "
+                f"`rows` must be at most {num_positions // unroll_steps} for the {num_positions} "
                 f"positions of {corpus.folder} in windows of {unroll_steps}, was: {rows}."
             )
 
@@ -330,13 +366,14 @@ class BilmWindows(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         places = (divmod(range(len(self))[index], self.rows) for index in indices)
         starts = [(row * self.windows_per_row + step) * self.unroll_steps for step, row in places]
-        words = [word for backward in (False, True) for start in starts for word in self._words(start, backward)]
-        shape = (2, len(starts), self.unroll_steps + 1)
-        labels = self.tokenizer.words_to_labels(words).reshape(shape)[:, :, 1:]
+        windows = [self._window(start, backward) for backward in (False, True) for start in starts]
+        read, followed = ([word for window in windows for word in window[side]] for side in (0, 1))
+        shape = (2, len(starts), self.unroll_steps)
+        labels = self.tokenizer.words_to_labels(followed).reshape(shape)
         # A sentence begins with <S>, and backward with </S>.
         first_words = self.tokenizer.words_to_labels([BEGIN_SENTENCE, END_SENTENCE]).reshape(2, 1, 1)
         columns = {
-            "input_ids": self.tokenizer.words_to_character_ids(words).reshape(*shape, -1)[:, :, :-1],
+            "input_ids": self.tokenizer.words_to_character_ids(read).reshape(*shape, -1),
             "labels": np.where(labels == first_words, IGNORED_LABEL, labels),
         }
         both = {
@@ -346,12 +383,16 @@ class BilmWindows(Dataset):
         }
         return [{name: values[place] for name, values in both.items()} for place in range(len(starts))]
 
-    def _words(self, start: int, backward: bool) -> list[str]:
-        """The words of a window and the one that follows."""
+    def _window(self, start: int, backward: bool) -> tuple[list[str], list[str]]:
+        """The words that are read, and the one that follows each."""
         stop = start + self.unroll_steps
+        if not self.read_last_boundary:
+            return self.corpus.transitions(start, stop, backward)
         words = self.corpus.positions(start, min(stop + 1, self.corpus.num_positions), backward)
-        # After the last sentence as after any other.
-        return words if len(words) > self.unroll_steps else [*words, END_SENTENCE if backward else BEGIN_SENTENCE]
+        if len(words) == self.unroll_steps:
+            # After the last sentence as after any other.
+            words.append(END_SENTENCE if backward else BEGIN_SENTENCE)
+        return words[:-1], words[1:]
 
 
 class BilmSentences(Dataset):

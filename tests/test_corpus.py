@@ -327,6 +327,33 @@ def test_inputs_and_labels_of_windows_are_those_made_by_hand(tmp_path: Path):
         assert {value.dtype for value in item.values()} == {torch.int64}
 
 
+def test_windows_of_bilm_tf_read_no_boundary_that_is_predicted_last(tmp_path: Path):
+    tokenizer = tokenizer_of()
+    corpus = write_corpus(SHORT, tmp_path / "corpus")
+    item = BilmWindows(corpus, tokenizer, rows=1, unroll_steps=5, read_last_boundary=False)[0]
+    assert tokenizer.convert_ids_to_tokens(item["input_ids"]) == ["<S>", "a", "b", "<S>", "c"]
+    assert tokenizer.convert_ids_to_tokens(item["backward_input_ids"]) == ["</S>", "b", "a", "</S>", "c"]
+    assert item["labels"].tolist() == [A, B, 1, 2, 1]
+    assert item["backward_labels"].tolist() == [B, A, 0, 2, 0]
+
+
+@pytest.mark.parametrize(("rows", "unroll_steps"), [(1, 1), (1, 20), (3, 7), (4, 5)])
+def test_windows_of_bilm_tf_tile_its_stream(rows: int, unroll_steps: int, corpus: Corpus, tokenizer: ElmoTokenizer):
+    windows = BilmWindows(corpus, tokenizer, rows, unroll_steps, read_last_boundary=False)
+    for prefix, step in (("", 1), ("backward_", -1)):
+        sentences = [["<S>", *words, "</S>"][::step] for words in corpus]
+        read = [word for sentence in sentences for word in sentence[:-1]]
+        followed = [word for sentence in sentences for word in sentence[1:]]
+        order = [index * rows + row for row in range(rows) for index in range(len(windows) // rows)]
+        items = [windows[index] for index in order]
+        length = len(windows) * unroll_steps
+        found = [token for item in items for token in tokenizer.convert_ids_to_tokens(item[f"{prefix}input_ids"])]
+        assert found == read[:length]
+        labels = [label for item in items for label in item[f"{prefix}labels"].tolist()]
+        assert labels == tokenizer.words_to_labels(followed[:length]).tolist()
+        assert len(read) - length < rows * unroll_steps
+
+
 def test_nothing_is_to_be_predicted_after_the_last_sentence(tmp_path: Path):
     corpus = write_corpus(SHORT, tmp_path / "corpus")
     item = BilmWindows(corpus, tokenizer_of(), rows=1, unroll_steps=7)[0]
