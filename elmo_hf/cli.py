@@ -483,7 +483,8 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo(f"elmo-hf: {' '.join(str(error).split())}", err=True)
+        message = " ".join(str(error).split()).replace("`overwrite`", "`--overwrite`")
+        typer.echo(f"elmo-hf: {message}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -151,11 +151,11 @@ def _exchange(new: Path, target: Path, overwrite: bool | None, may_replace: Call
             if not overwrite:
                 raise
         try:
-            os.rename(target, old)
-        except FileNotFoundError:
-            # Another process has just moved it away.
-            continue
-        try:
+            try:
+                os.rename(target, old)
+            except FileNotFoundError:
+                # Another process has just moved it away.
+                continue
             if not may_replace(old):
                 raise _not_ours(target)
             try:
@@ -165,7 +165,8 @@ def _exchange(new: Path, target: Path, overwrite: bool | None, may_replace: Call
                 shutil.rmtree(old, ignore_errors=True)
                 continue
         except BaseException:
-            _put_back(old, target)
+            if old.exists():
+                _put_back(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
         return
@@ -290,18 +291,15 @@ def _remove_leftovers(home: Path, name: str, target: Path):
 @contextmanager
 def _lock_of_the_dead(lock: Path) -> Iterator[bool]:
     """Whether the process that made a lock file has ended; while the block runs, no other process finds the same."""
-    if fcntl is None:
-        try:
+    descriptor = -1
+    with suppress(OSError):
+        if fcntl is None:
             # Fails while its maker has it open.
             lock.unlink()
-            yield True
-        except OSError:
-            yield False
-        return
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except OSError:
-        yield False
+        else:
+            descriptor = os.open(lock, os.O_RDWR)
+    if descriptor < 0:
+        yield fcntl is None and not lock.exists()
         return
     try:
         # A maker that has just ended has removed it, and another one cannot have made it again.

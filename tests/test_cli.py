@@ -46,7 +46,7 @@ def test_export_gives_the_converted_file_back(reference_model_dir: Path, referen
     code, _, err = run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5")
     assert (code, err) == (
         1,
-        f"elmo-hf: {tmp_path / 'o.json'}: must be a new file, was there already. `overwrite` replaces it.\n",
+        f"elmo-hf: {tmp_path / 'o.json'}: must be a new file, was there already. `--overwrite` replaces it.\n",
     )
     assert run("export", reference_model_dir, tmp_path / "o.json", tmp_path / "w.hdf5", "--overwrite")[0] == 0
 
