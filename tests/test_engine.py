@@ -25,10 +25,10 @@ from elmo_hf import ElmoModel, engine_elmo
 from elmo_hf.lstm_elmo import Clips
 from tests.tiny import character_ids, tiny_model, word_ids
 
-NUM_FORKS = int(os.environ.get("ELMO_HF_FORKS", "20"))
+NUM_FORKS = int(os.environ.get("ELMO_HF_FORKS", "6"))
 # An exception is raised at each so many-th line.
 NUM_LINES = int(os.environ.get("ELMO_HF_LINES", "29"))
-NUM_INTERRUPTS = int(os.environ.get("ELMO_HF_INTERRUPTS", "60"))
+NUM_INTERRUPTS = int(os.environ.get("ELMO_HF_INTERRUPTS", "20"))
 
 FEW, MANY = character_ids()[:1], torch.cat([character_ids()[:3]] * 3)
 
