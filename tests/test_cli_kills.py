@@ -1,0 +1,88 @@
+"""`convert`, `export` and `warm`, killed at any moment and several at once: the target is whole or absent."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elmo_hf import default_model_path
+from tests.test_cli import run
+
+FORK = multiprocessing.get_context("fork")
+KILLS = int(os.environ.get("ELMO_HF_KILLS", "4"))
+
+
+def _run_quietly(arguments: list[Any]) -> None:
+    sys.exit(run(*arguments)[0])
+
+
+def _run_and_tell(arguments: list[Any], start: Any, results: Any) -> None:
+    start.wait()
+    results.put(run(*arguments))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def convert(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
+    return ["convert", reference_dir / "options.json", reference_dir / "lm_weights.hdf5", out / "target" / "model"]
+
+
+def export(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
+    return ["export", model_dir, out / "target" / "options.json", out / "target" / "weights.hdf5"]
+
+
+def warm(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
+    (out / "text").write_text("The river bank was muddy .\n" * 50, encoding="utf-8")
+    return ["warm", default_model_path(), out / "text", "--output", out / "target" / "model"]
+
+
+@pytest.mark.parametrize("command", [convert, export, warm])
+def test_a_killed_command_leaves_a_whole_target_or_none(
+    command: Callable[..., list[Any]], reference_dir: Path, reference_model_dir: Path, tmp_path: Path
+):
+    arguments = command(reference_dir, reference_model_dir, tmp_path)
+    start = time.perf_counter()
+    assert run(*arguments)[0] == 0
+    duration = time.perf_counter() - start
+    expected = files_of(tmp_path / "target")
+    shutil.rmtree(tmp_path / "target")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    draw = random.Random(0)
+    for _ in range(KILLS):
+        process = FORK.Process(target=_run_quietly, args=(arguments,))
+        process.start()
+        process.join(draw.uniform(0, 1.1 * duration))
+        if process.exitcode is None:
+            os.kill(process.pid or 0, draw.choice([signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]))
+        process.join()
+        for name, content in files_of(tmp_path / "target").items():
+            assert name.rpartition("/")[2].startswith(".") or content == expected[name]
+        shutil.rmtree(tmp_path / "target", ignore_errors=True)
+    assert run(*arguments)[0] == 0
+    assert files_of(tmp_path / "target") == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "target"])
+
+
+def test_of_eight_conversions_into_one_folder_one_wins(reference_dir: Path, reference_model_dir: Path, tmp_path: Path):
+    arguments = convert(reference_dir, reference_model_dir, tmp_path)
+    results, start = FORK.Queue(), FORK.Barrier(8)
+    processes = [FORK.Process(target=_run_and_tell, args=(arguments, start, results)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(code for code, _, _ in found) == [0] + [1] * 7
+    assert all("was there already" in err.splitlines()[-1] for code, _, err in found if code)
+    assert files_of(tmp_path / "target" / "model").keys() == files_of(reference_model_dir).keys()
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["model"]
