@@ -15,6 +15,7 @@ try:
 except ImportError:
     sys.exit("elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'")
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
@@ -482,7 +483,8 @@ def _sizes(config: ElmoConfig) -> str:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    # The last is what a full disk looks like to safetensors.
+    except (ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
         message = " ".join(str(error).split()).replace("`overwrite`", "`--overwrite`")
         typer.echo(f"elmo-hf: {message}", err=True)
         raise typer.Exit(1) from None

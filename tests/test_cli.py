@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from elmo_hf import ElmoModel
@@ -145,3 +146,15 @@ def test_a_converted_folder_may_be_named_by_a_relative_path(
     shutil.copy(reference_dir / "options.json", tmp_path)
     assert run("convert", "options.json", reference_dir / "lm_weights.hdf5", "deep/out", "--no-verify")[0] == 0
     assert (tmp_path / "deep" / "out" / "README.md").is_file()
+
+
+def test_a_full_disk_is_told_in_one_line(reference_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object, **kwargs: object):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.serialize_file", full)
+    files = (reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
+    code, out, err = run("convert", *files, tmp_path / "out")
+    message = "elmo-hf: Error while serializing: I/O error: No space left on device (os error 28)"
+    assert (code, out, err.splitlines()[-1]) == (1, "", message)
+    assert not list(tmp_path.iterdir())
