@@ -162,15 +162,22 @@ def _exchange(new: Path, target: Path, overwrite: bool | None, may_replace: Call
                 _move_folder_to_a_free_place(new, target, overwrite)
             except _Taken:
                 # Another process that overwrites was quicker, and its folder is the next to go.
-                shutil.rmtree(old, ignore_errors=True)
+                _discard(old)
                 continue
         except BaseException:
             if old.exists():
                 _put_back(old, target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        _discard(old)
         return
     raise _taken(target, overwrite)
+
+
+def _discard(old: Path):
+    """Under another name, so that what a killed process has deleted half is never taken for the only copy."""
+    gone = old.with_suffix(".gone")
+    os.rename(old, gone)
+    _delete(gone)
 
 
 def _put_back(old: Path, target: Path):
@@ -246,6 +253,7 @@ def _locked_name(home: Path, name: str, stack: ExitStack) -> Path:
 
 def _remove(temporary: Path, lock: Path, descriptor: int):
     _delete(temporary)
+    _delete(temporary.with_suffix(".gone"))
     # Windows removes no file that is open; elsewhere the lock is given up last.
     if fcntl is None:
         os.close(descriptor)
@@ -283,6 +291,7 @@ def _remove_leftovers(home: Path, name: str, target: Path):
                     os.rename(old, target)
             if is_elmo_folder(old):
                 _delete(old)
+            _delete(lock.with_suffix(".gone"))
             _delete(lock.with_suffix(".partial"))
             with suppress(OSError):
                 lock.unlink()
