@@ -21,7 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 
 from .checkpoints.bilm_hdf5 import Progress
 from .checkpoints.conversion import convert_checkpoint, export_checkpoint
-from .checkpoints.hub_folder import load_config, load_language_model, load_model, load_tokenizer
+from .checkpoints.hub_folder import check_sizes, load_config, load_language_model, load_model, load_tokenizer
 from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, read_lines, write_corpus
 from .files import atomic_folder
@@ -462,6 +462,7 @@ def _bilm(
     has_weights = any((model_dir / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     has_softmax = "ElmoForPreTraining" in (config.architectures or ())
     config.word_vocab_size = len(words)
+    check_sizes(config, ElmoForPreTraining)
     if has_weights and has_softmax and words == known_words:
         return load_model(model_dir, ElmoForPreTraining, config, dtype=torch.float32)
     model = ElmoForPreTraining(config)
@@ -486,7 +487,9 @@ def _one_line_errors() -> Iterator[None]:
     # The last is what a full disk looks like to safetensors.
     except (ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
         message = " ".join(str(error).split()).replace("`overwrite`", "`--overwrite`")
-        typer.echo(f"elmo-hf: {message}", err=True)
+        # A name in a damaged file may be of any length, and of any characters.
+        message = "".join(letter if letter.isprintable() else "?" for letter in message)
+        typer.echo(f"elmo-hf: {message if len(message) <= 480 else message[:477] + '...'}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -529,10 +529,13 @@ def _read_dataset(weight_file: PathLike, file: h5py.File, entry: TensorEntry) ->
 def _check_chunks_are_as_large_as_declared(dataset: h5py.Dataset):
     """HDF5 itself inflates a chunk to whatever size it has."""
     declared = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+    # A chunk has a bit for each filter that was left out for it.
+    deflate = 1 << filters.index(h5py.h5z.FILTER_DEFLATE)
     for index in range(dataset.id.get_num_chunks()):
         chunk = dataset.id.get_chunk_info(index)
-        # A bit is set for each filter that was left out for this chunk.
-        if chunk.filter_mask == 0:
+        if not chunk.filter_mask & deflate:
             _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
             if len(zlib.decompressobj().decompress(packed, declared + 9)) > declared + 8:
                 raise ValueError(f"a chunk of {declared} bytes inflates to more")

@@ -36,6 +36,8 @@ _MAX_SIZES = {
     "head_lstm_size": 1_000_000,
     "word_cache_size": 100_000_000,
 }
+# The original model has 93.6 million, its softmax 400 million.
+_MAX_WEIGHTS = 2_000_000_000
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _MIX = "scalar_mixes."
 
@@ -64,6 +66,20 @@ def load_config(folder: PathLike) -> ElmoConfig:
         raise ValueError(f"{file}: `char_cnn_filters` must have fewer than 1,000,000 filters, has more.")
     with _short_errors(file, "configuration"):
         return ElmoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def check_sizes(config: ElmoConfig, model_class: type[PreTrainedModel]) -> int:
+    """
+    How many weights a model of this configuration has, before anything is allocated.
+
+    Raises:
+        ValueError: more than any model has.
+    """
+    with torch.device("meta"), _short_errors("config.json", "configuration"):
+        number = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if number > _MAX_WEIGHTS:
+        raise ValueError(f"config.json must be of at most {_MAX_WEIGHTS:,} weights, was of {number:,}.")
+    return number
 
 
 def load_tokenizer(folder: PathLike, config: ElmoConfig | None = None) -> ElmoTokenizer:
@@ -101,8 +117,7 @@ def load_model(folder: PathLike, model_class: type[Model], config: ElmoConfig | 
     """
     config = load_config(folder) if config is None else config
     found = _number_of_weights(folder)
-    with torch.device("meta"), _short_errors(folder, "configuration"):
-        wanted = sum(parameter.numel() for parameter in model_class(config).parameters())
+    wanted = check_sizes(config, model_class)
     # Mixes may be missing and heads too many; before anything is allocated, only what is out of all proportion counts.
     if wanted > 2 * found + 1_000_000:
         raise ValueError(f"{folder}: config.json must fit the {found:,} weights, tells of {wanted:,}.")
@@ -158,6 +173,8 @@ def _number_of_weights(folder: PathLike) -> int:
         names = _read_json(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise ValueError(f"{index}: `weight_map` must name the file of each weight, does not.")
+        if strange := [name for name in names.values() if Path(name).name != name or len(name) > 200]:
+            raise ValueError(f"{index}: `weight_map` must name files beside it, has: {_short(strange[0])}.")
         files = [Path(folder, name) for name in sorted(set(names.values()))]
     else:
         raise FileNotFoundError(f"{folder}: must have {SAFE_WEIGHTS_NAME}, had none.")
