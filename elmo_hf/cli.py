@@ -39,6 +39,8 @@ MAX_SENTENCE_WORDS = 400
 # Seconds that processes wait for the first one to split the text and count its words.
 PREPARATION_TIMEOUT = 7 * 86400
 
+logger = logging.get_logger(__name__)
+
 app = typer.Typer(
     help="ELMo for Hugging Face transformers.",
     add_completion=False,
@@ -447,12 +449,14 @@ def _train(trainer: "BilmTrainer", run: "TrainingRun", checkpoint: Path | None, 
         trainer._load_from_checkpoint(str(checkpoint))
     else:
         trainer.train(None if checkpoint is None else str(checkpoint))
-    if run.finished != total:
-        trainer.save_model()
+    if run.is_finished(total):
+        if checkpoint is not None and done == total:
+            logger.warning(f"{run.folder} was finished before, after {total} batches.")
+        return
+    trainer.save_model()
+    if trainer.is_world_process_zero():
         history = reversed(trainer.state.log_history)
-        run.finished, run.metrics = total, next((entry for entry in history if "eval_perplexity" in entry), {})
-        if trainer.is_world_process_zero():
-            run.save()
+        run.finish(total, next((entry for entry in history if "eval_perplexity" in entry), {}))
 
 
 def _bilm(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from .files import atomic_folder
+from .files import atomic_folder, check_readable
 from .tokenization_elmo import BEGIN_SENTENCE, END_SENTENCE, WORD_VOCABULARY_START, ElmoTokenizer
 
 logger = logging.get_logger(__name__)
@@ -61,8 +61,7 @@ def read_lines(paths: PathLike | Iterable[PathLike]) -> Iterator[str]:
 def text_files(path: Path) -> list[Path]:
     """A text file, or those in a folder, as [`read_lines`] takes them."""
     if not path.is_dir():
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: must be a text file or a folder of them, was missing.")
+        check_readable(path, "a text file or a folder of them")
         return [path]
     files = sorted(file for file in path.iterdir() if file.name.endswith((".txt", ".txt.gz")) and file.is_file())
     if not files:

@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import signal
+import stat
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -41,16 +42,40 @@ def atomic_file(path: PathLike, *, overwrite: bool | None = None) -> Iterator[Pa
     Raises:
         FileExistsError: `path` is there and `overwrite` is false, or it is no file.
     """
-    target = Path(os.path.realpath(path))
-    _check_file(target, overwrite)
-    with _working_place(target) as temporary:
+    with atomic_files([path], overwrite=overwrite) as (temporary,):
         yield temporary
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def atomic_files(paths: Sequence[PathLike], *, overwrite: bool | None = None) -> Iterator[list[Path]]:
+    """
+    As [`atomic_file`] for files that belong together: all of them get into their places, or none.
+
+    A process that is killed between two moves leaves those that it has moved, and the next one that writes there
+    removes them; where it was to replace others, the new ones stay.
+    """
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    for target in targets:
+        _remove_leftovers(target, is_elmo_folder)
+    for target in targets:
         _check_file(target, overwrite)
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            _move_file_to_a_free_place(temporary, target, overwrite)
+    with ExitStack() as stack:
+        temporaries = [stack.enter_context(_working_place(target)) for target in targets]
+        yield temporaries
+        for target in targets:
+            _check_file(target, overwrite)
+        moved: list[Path] = []
+        try:
+            for temporary, target in zip(temporaries, targets, strict=True):
+                if overwrite:
+                    os.replace(temporary, target)
+                else:
+                    _move_file_to_a_free_place(temporary, target, overwrite)
+                    moved.append(target)
+        except BaseException:
+            for target in moved:
+                target.unlink()
+            raise
 
 
 @contextmanager
@@ -72,12 +97,12 @@ def atomic_folder(
     """
     target = Path(os.path.realpath(path))
     may_replace = may_replace or is_elmo_folder
+    _remove_leftovers(target, may_replace)
     _check_folder(target, overwrite, may_replace)
     with _working_place(target) as temporary:
         temporary.mkdir()
         yield temporary
         _give_usual_permissions(temporary)
-        target.parent.mkdir(parents=True, exist_ok=True)
         _exchange(temporary, target, overwrite, may_replace)
 
 
@@ -87,6 +112,27 @@ def is_elmo_folder(folder: Path) -> bool:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "elmo"
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def check_readable(path: PathLike, what: str = "a file"):
+    """
+    Raises:
+        FileNotFoundError: there is nothing.
+        OSError: it could not be read; [`PermissionError`] where it, or a folder above it, may not be.
+        ValueError: it is no file.
+    """
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+        if is_file:
+            os.close(os.open(path, os.O_RDONLY))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: must be {what}, was missing.") from None
+    except OSError as error:
+        raise type(error)(f"{path}: could not be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path!r}: must be {what}, was no name of one: {error}.") from None
+    if not is_file:
+        raise ValueError(f"{path}: must be {what}, was something else.")
 
 
 def _check_file(target: Path, overwrite: bool | None):
@@ -218,16 +264,16 @@ def _give_usual_permissions(folder: Path):
 @contextmanager
 def _working_place(target: Path) -> Iterator[Path]:
     """
-    A name beside `target`, in the nearest folder that is there: on the same file system, where a move is one step.
-    What is there under the name at the end is removed; before, what dead processes left of `target`.
+    A name beside `target`: on the same file system, where a move is one step. What is there under the name at the end
+    is removed. Folders above it are made, and unmade if they stay empty.
     """
-    home = next(parent for parent in target.parents if os.path.lexists(parent))
-    if not home.is_dir():
-        raise NotADirectoryError(f"{home}: must be a folder to hold {target.name}, was a file.")
-    name = _shortened(target.name)
+    made = [parent for parent in target.parents if not os.path.lexists(parent)]
+    home, name = target.parent, _shortened(target.name)
+    if strange := next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None):
+        raise NotADirectoryError(f"{strange}: must be a folder to hold {target.name}, was a file.")
     with ExitStack() as stack:
         stack.enter_context(signals_as_exceptions())
-        _remove_leftovers(home, name, target)
+        stack.callback(_remove_empty, made)
         try:
             temporary = _locked_name(home, name, stack)
         except OSError as error:
@@ -235,12 +281,23 @@ def _working_place(target: Path) -> Iterator[Path]:
         yield temporary
 
 
+def _remove_empty(folders: list[Path]):
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def _locked_name(home: Path, name: str, stack: ExitStack) -> Path:
     """A free name, whose lock the stack will give up. The lock comes first, so that whatever is there has one."""
     while True:
         base = home / f".{name}.{uuid.uuid4().hex[:8]}"
         temporary, lock = Path(f"{base}.partial"), Path(f"{base}.lock")
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except FileNotFoundError:
+            # Another process that failed has just removed the empty folder.
+            continue
         stack.callback(_remove, temporary, lock, descriptor)
         if fcntl is None:
             return temporary
@@ -271,30 +328,38 @@ def _delete(path: Path):
             path.unlink()
 
 
-def _remove_leftovers(home: Path, name: str, target: Path):
-    start, end = f".{name}.", ".lock"
+def _remove_leftovers(target: Path, may_replace: Callable[[Path], bool]):
+    """Removes what dead processes left of `target`, and puts back what they were about to replace."""
+    start, end = f".{_shortened(target.name)}.", ".lock"
     try:
-        entries = [entry for entry in os.listdir(home) if entry.startswith(start) and entry.endswith(end)]
+        entries = [entry for entry in os.listdir(target.parent) if entry.startswith(start) and entry.endswith(end)]
     except OSError:
         return
     for entry in entries:
         if len(entry) != len(start) + 8 + len(end):
             continue
-        lock = home / entry
+        lock = target.parent / entry
         with _lock_of_the_dead(lock) as is_dead:
-            if not is_dead:
-                continue
-            old = lock.with_suffix(".old")
-            if old.exists() and not target.exists():
-                # It died between the two moves of an exchange.
-                with suppress(OSError):
-                    os.rename(old, target)
-            if is_elmo_folder(old):
-                _delete(old)
-            _delete(lock.with_suffix(".gone"))
-            _delete(lock.with_suffix(".partial"))
-            with suppress(OSError):
-                lock.unlink()
+            if is_dead:
+                _remove_what_is_left(lock, target, may_replace)
+
+
+def _remove_what_is_left(lock: Path, target: Path, may_replace: Callable[[Path], bool]):
+    old, partial = lock.with_suffix(".old"), lock.with_suffix(".partial")
+    if old.exists() and not target.exists():
+        # It died between the two moves of an exchange.
+        with suppress(OSError):
+            os.rename(old, target)
+    if partial.is_file() and target.is_file() and partial.samefile(target):
+        # It died before the files that belong to this one were moved, or right after.
+        target.unlink()
+    _delete(lock.with_suffix(".gone"))
+    _delete(partial)
+    if old.exists() and may_replace(old):
+        _delete(old)
+    if not old.exists():
+        with suppress(OSError):
+            lock.unlink()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,24 @@ class BilmTrainer(Trainer):
         if self.is_world_process_zero():
             (checkpoint / MANIFEST).unlink(missing_ok=True)
         self._save_states(checkpoint)
-        # Also removes old checkpoints. What is kept beside this one is complete.
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             sizes = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
             with atomic_file(checkpoint / MANIFEST) as manifest:
                 manifest.write_text(json.dumps(sizes), encoding="utf-8")
+            # Not before this one is complete: `Trainer` itself may delete the last one that is.
+            self._remove_old_checkpoints(checkpoint.parent)
+
+    def _remove_old_checkpoints(self, folder: Path):
+        if self.args.save_total_limit:
+            for path in checkpoints(folder)[: -self.args.save_total_limit]:
+                if str(path) != self.state.best_model_checkpoint:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _save_states(self, checkpoint: Path):
         """Writes the carried state of this process into the folder of a checkpoint."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .corpus import text_files
 from .files import PathLike, atomic_file
@@ -31,6 +31,7 @@ class TrainingRun:
         options: those that decide what is computed, by their names on the command line; contents of files as hashes.
         words: hash of vocab.txt, once the words are decided.
         finished: batches after which the final model was written.
+        num_bytes: of its weights.
         metrics: of its evaluation, if there was one.
     """
 
@@ -38,6 +39,7 @@ class TrainingRun:
         self.folder, self.options = folder, options
         self.words: str | None = None
         self.finished: int | None = None
+        self.num_bytes: int | None = None
         self.metrics: dict[str, float] = {}
         # What was in the folder before, while a failure still removes the rest.
         self._there_before: set[str] | None = None
@@ -73,12 +75,23 @@ class TrainingRun:
         """From here on, what was made is kept whatever happens."""
         self._there_before = None
 
+    def finish(self, num_batches: int, metrics: dict[str, float]):
+        """Takes down that the final model is in the folder."""
+        self.finished, self.metrics = num_batches, metrics
+        self.num_bytes = (self.folder / SAFE_WEIGHTS_NAME).stat().st_size
+        self.save()
+
+    def is_finished(self, num_batches: int) -> bool:
+        """Whether the final model after so many batches is in the folder, as long as it was written."""
+        weights = self.folder / SAFE_WEIGHTS_NAME
+        return self.finished == num_batches and weights.is_file() and weights.stat().st_size == self.num_bytes
+
     @contextmanager
     def discarded_when_it_fails(self) -> Iterator[None]:
         """An error before [`start`] removes what was made, so that a corrected command finds the place free."""
         try:
             yield
-        except (ValueError, TypeError, OSError):
+        except BaseException:
             if self._there_before is not None:
                 for name in set(os.listdir(self.folder)) - self._there_before:
                     path = self.folder / name
@@ -92,6 +105,7 @@ class TrainingRun:
             "options": self.options,
             "words": self.words,
             "finished": self.finished,
+            "num_bytes": self.num_bytes,
             "metrics": self.metrics,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +122,9 @@ class TrainingRun:
             values = json.loads(file.read_text(encoding="utf-8"))
             begun, self.words = values["options"], values["words"]
             self.finished, self.metrics = values["finished"], values["metrics"]
-            names = sorted({*begun, *self.options})
+            self.num_bytes = values["num_bytes"]
+            # In their own order: `--optimizer` before the `--learning-rate` that follows from it.
+            names = list(dict.fromkeys([*self.options, *begun]))
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: must be the record of a training, was damaged. Begin anew.") from None
         for name in names:

@@ -63,6 +63,17 @@ def test_convert_overwrites_only_when_it_is_told_to(reference_dir: Path, tmp_pat
     assert "license: apache-2.0" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_files_to_convert_are_not_deleted_with_the_folder_that_holds_them(reference_dir: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    assert run("convert", reference_dir / "options.json", reference_dir / "lm_weights.hdf5", folder)[0] == 0
+    for name in ("options.json", "lm_weights.hdf5"):
+        shutil.copy(reference_dir / name, folder / name)
+    code, _, err = run("convert", folder / "options.json", folder / "lm_weights.hdf5", folder, "--overwrite")
+    assert code == 1
+    assert f"{folder}: must be a folder without the files to convert, holds {folder / 'options.json'}." in err
+    assert (folder / "lm_weights.hdf5").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "weights", "message"),
     [

@@ -160,7 +160,7 @@ def test_a_training_goes_on_only_with_what_it_began_with(config_dir: Path, texts
         (["--unroll-steps", "6"], "`--unroll-steps` must be 5 to resume OUT, was: 6."),
         (["--seed", "1"], "`--seed` must be 42 to resume OUT, was: 1."),
         (["--sentences"], "`--sentences` must be False to resume OUT, was: True."),
-        (["--optimizer", "adamw"], "`--learning-rate` must be 0.2 to resume OUT, was: 0.003."),
+        (["--optimizer", "adamw"], "`--optimizer` must be adagrad to resume OUT, was: adamw."),
         (["--sampled-words", "8"], "`--sampled-words` must be 9 to resume OUT, was: 8."),
         (["--min-count", "2"], "`--min-count` must be None to resume OUT, was: 2."),
         (["--train", tmp_path / "other.txt"], "`--train` must be what the training in OUT began with, was another."),
@@ -254,6 +254,33 @@ def test_a_training_killed_at_any_moment_ends_as_an_undisturbed_one(
         torch.testing.assert_close(weights(tmp_path / "killed"), expected, rtol=0, atol=0)
         assert not list((tmp_path / "killed").rglob(".*"))
         shutil.rmtree(tmp_path / "killed")
+
+
+def test_a_finished_run_says_so_and_mends_its_model(
+    config_dir: Path, texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    command = ["pretrain", config_dir, *texts, "--output", tmp_path / "out", "--rows", "2", "--max-steps", "1"]
+    assert run(*command)[0] == 0
+    file = tmp_path / "out" / "model.safetensors"
+    whole = file.read_bytes()
+    code, _, _ = run(*command, "--resume")
+    assert code == 0
+    assert "was finished before, after 1 batches" in caplog.text
+    for damage in (file.unlink, lambda: file.write_bytes(whole[:1000])):
+        damage()
+        assert run(*command, "--resume")[0] == 0
+        assert file.read_bytes() == whole
+
+
+def test_an_interrupt_leaves_the_place_free(
+    config_dir: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elmo_hf.cli.count_words", interrupt)
+    assert run("pretrain", config_dir, *texts, "--output", tmp_path / "out", "--rows", "2")[0] != 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_resume_without_a_checkpoint_starts(config_dir: Path, texts: list[str], tmp_path: Path):

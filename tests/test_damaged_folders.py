@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from elmo_hf import ElmoForPreTraining, ElmoTokenizer
 from tests.language_model import language_model, word_tokenizer
 from tests.test_cli import run
+from tests.tiny import tiny_model
 
 FILES = ("config.json", "tokenizer_config.json", "vocab.txt", "model.safetensors")
 VALUES: list[Any] = [None, True, -1, 0, 1e308, 2**31, "x", "x" * 100_000, [], {}, [[[]]], [[1, 2**40]], float("nan")]
@@ -90,7 +91,7 @@ def change_bytes(file: Path, draw: random.Random) -> str:
     if kind == "folder":
         file.mkdir()
     elif kind != "missing":
-        file.write_bytes({"cut": data[: draw.randrange(len(data))], "empty": b"", "junk": os.urandom(1000)}[kind])
+        file.write_bytes({"cut": data[: draw.randrange(len(data))], "empty": b"", "junk": draw.randbytes(1000)}[kind])
     return kind
 
 
@@ -150,6 +151,22 @@ def test_a_damaged_folder_is_told_in_one_line_or_does_no_harm(seed: int, sound: 
                 assert found.keys() == given.keys()
                 assert all(torch.equal(found[key], given[key]) for key in given), (told, name)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def test_a_mix_that_is_missing_is_not_made_up(tmp_path: Path):
+    tiny_model(num_output_representations=2).save_pretrained(tmp_path / "model")
+    (tmp_path / "text").write_text("muddy\n")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.startswith("scalar_mixes.1."))
+    del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    code, _, err = run("warm", tmp_path / "model", tmp_path / "text", "--output", tmp_path / "out")
+    assert (code, err) == (
+        1,
+        f"elmo-hf: {tmp_path / 'model'}: `{name}` must be among the weights, was missing.\n",
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_sound_folder_passes_every_command(sound: Path, tmp_path: Path):

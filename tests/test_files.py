@@ -17,7 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from elmo_hf.files import atomic_file, atomic_folder, is_elmo_folder, signals_as_exceptions
+from elmo_hf.files import (
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    check_readable,
+    is_elmo_folder,
+    signals_as_exceptions,
+)
 
 FORK = multiprocessing.get_context("fork")
 NAMES = [
@@ -182,6 +189,86 @@ def test_one_killed_between_both_moves_loses_nothing(tmp_path: Path):
         make(tmp_path / "folder")
     assert content(tmp_path / "folder") == "old"
     assert names(tmp_path) == ["folder"]
+
+
+def _write_pair(folder: Path, die: bool) -> None:
+    with atomic_files([folder / "one", folder / "two"]) as pair:
+        for path in pair:
+            path.write_text(path.name)
+        link, done = os.link, []
+
+        def last(source: Path, target: Path) -> None:
+            if done:
+                if die:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            done.append(link(source, target))
+
+        os.link = last
+        os.rename = last
+
+
+def test_of_two_files_that_belong_together_none_comes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "link", os.link)
+    monkeypatch.setattr(os, "rename", os.rename)
+    with pytest.raises(OSError, match="No space left"):
+        _write_pair(tmp_path / "folder", die=False)
+    assert names(tmp_path) == []
+    monkeypatch.undo()
+    process = FORK.Process(target=_write_pair, args=(tmp_path / "folder", True))
+    process.start()
+    process.join()
+    assert "one" in names(tmp_path / "folder")
+    with atomic_files([tmp_path / "folder" / "one", tmp_path / "folder" / "two"]) as pair:
+        for path in pair:
+            path.write_text("whole")
+    assert names(tmp_path / "folder") == ["one", "two"]
+
+
+def test_what_is_left_below_a_folder_that_was_new_is_found(tmp_path: Path):
+    target = tmp_path / "new" / "below" / "folder"
+    died(target, "folder")
+    make(target)
+    assert names(tmp_path) == ["new"]
+    assert names(target.parent) == ["folder"]
+
+
+def test_a_folder_of_another_kind_is_removed_as_well(tmp_path: Path):
+    target, old = tmp_path / "folder", tmp_path / ".folder.12345678.old"
+    make(target)
+    old.mkdir()
+    (old / "ours").touch()
+    old.with_suffix(".lock").touch()
+    with pytest.raises(FileExistsError):
+        make(target)
+    assert names(tmp_path) == [old.with_suffix(".lock").name, old.name, "folder"]
+    with pytest.raises(FileExistsError), atomic_folder(target, may_replace=lambda folder: (folder / "ours").exists()):
+        pass
+    with atomic_folder(target, overwrite=True, may_replace=lambda folder: True):
+        pass
+    assert names(tmp_path) == ["folder"]
+
+
+def test_what_may_not_be_read_is_neither_missing_nor_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="must be a file, was missing"):
+        check_readable(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="must be a file, was missing"):
+        check_readable(tmp_path / "file" / "below")
+    with pytest.raises(ValueError, match="must be a file, was something else"):
+        check_readable(tmp_path)
+    with pytest.raises(ValueError, match="was no name of one"):
+        check_readable("a\0b")
+
+    def refuse(*args: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "name")
+
+    # Whoever runs this may read everything.
+    for call in ("open", "stat"):
+        with monkeypatch.context() as patch, pytest.raises(PermissionError) as told:
+            patch.setattr(os, call, refuse)
+            check_readable(tmp_path / "file")
+        assert str(told.value) == f"{tmp_path / 'file'}: could not be read: Permission denied."
 
 
 def test_what_one_that_lives_is_making_stays(tmp_path: Path):

@@ -22,7 +22,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_elmo import ElmoConfig
-from ..files import atomic_file
+from ..files import atomic_file, check_readable
 from ..modeling_elmo import ElmoModel
 
 logger = logging.get_logger(__name__)
@@ -261,7 +261,7 @@ def options_text(config: ElmoConfig) -> str:
 
 
 def _load_json(path: PathLike) -> dict[str, Any]:
-    _check_is_file(path)
+    check_readable(path)
     if os.path.getsize(path) > _MAX_OPTIONS_BYTES:
         raise ValueError(f"{path}: must be at most {_MAX_OPTIONS_BYTES} bytes long, was: {os.path.getsize(path)}.")
 
@@ -347,10 +347,8 @@ def _in_their_words(message: str) -> str:
 # hdf5, in
 # ---------------------------------------------------------------------------------------------------------------------
 
-# What h5py packs with. Other filters need plug-ins, which are not loaded for a stranger's file, or pack without limit.
-_FILTERS = frozenset(
-    {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
-)
+# Other filters need plug-ins, which are not loaded for a stranger's file, or pack without a limit that can be checked.
+_FILTERS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32})
 # Deflate packs zeros about 1 to 1030: a dataset that claims to hold more than this is lying about its size.
 _MAX_COMPRESSION = 1100
 
@@ -413,7 +411,7 @@ def read_model(
 
 @contextmanager
 def _opened(weight_file: PathLike) -> Iterator[h5py.File]:
-    _check_is_file(weight_file)
+    check_readable(weight_file)
     with open(weight_file, "rb") as stream:
         start = stream.read(16)
     with plain_errors(weight_file, "hdf5 file"):
@@ -601,13 +599,6 @@ def _in_file_layout(entry: TensorEntry, state: Mapping[str, torch.Tensor]) -> np
 # ---------------------------------------------------------------------------------------------------------------------
 # Small things
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _check_is_file(path: PathLike):
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: must be a file, was missing.")
-    if not os.path.isfile(path):
-        raise ValueError(f"{path}: must be a file, was something else.")
 
 
 @contextmanager

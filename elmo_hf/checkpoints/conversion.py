@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..configuration_elmo import ElmoConfig
-from ..files import atomic_file, atomic_folder
+from ..files import atomic_files, atomic_folder
 from ..modeling_elmo import ElmoModel
 from ..tokenization_elmo import ElmoTokenizer
 from .bilm_hdf5 import PathLike, Progress, options_text, read_model, write_datasets
@@ -95,12 +95,16 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: one of the files is missing.
-        FileExistsError: `output_dir` is taken.
+        FileExistsError: `output_dir` is taken, or holds one of the files.
+        PermissionError: one of the files may not be read.
         ValueError, TypeError: the files are wrong ([`read_options`], [`read_weights`]), or the verification failed.
     """
     if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
         raise ValueError(f"`license` must be an identifier as the Hub knows it (apache-2.0), was: {license!r}.")
     progress = progress or _no_progress
+    for path in (options_file, weight_file):
+        if Path(os.path.realpath(output_dir)) in Path(os.path.realpath(path)).parents:
+            raise FileExistsError(f"{output_dir}: must be a folder without the files to convert, holds {path}.")
     with atomic_folder(output_dir, overwrite=overwrite) as folder:
         model = read_model(options_file, weight_file, progress)
         config, num_parameters = model.config, model.num_parameters()
@@ -189,10 +193,7 @@ def export_checkpoint(
     """
     config = load_config(model_dir)
     _check_places(model_dir, options_file, weight_file)
-    with (
-        atomic_file(options_file, overwrite=overwrite) as new_options,
-        atomic_file(weight_file, overwrite=overwrite) as new_weights,
-    ):
+    with atomic_files([options_file, weight_file], overwrite=overwrite) as (new_options, new_weights):
         model = load_model(model_dir, ElmoModel, config)
         write_datasets(model, config, new_weights)
         new_options.write_text(options_text(config), encoding="utf-8")

@@ -7,7 +7,7 @@ writes another folder must not.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..configuration_elmo import ElmoConfig
-from ..files import PathLike
+from ..files import PathLike, check_readable
 from ..modeling_elmo import ElmoForPreTraining
 from ..tokenization_elmo import ElmoTokenizer
 from .bilm_hdf5 import OPTIONS, one_line
@@ -52,8 +52,10 @@ def load_config(folder: PathLike) -> ElmoConfig:
     """
     file = Path(folder, "config.json")
     # transformers would look for a name that is no folder on the Hub.
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder}: must be a folder with config.json, was not.")
+    try:
+        check_readable(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder}: must be a folder with config.json, was not.") from None
     values = _read_json(file)
     if values.get("model_type") != ElmoConfig.model_type:
         raise ValueError(f"{file}: `model_type` must be elmo, was: {_short(values.get('model_type'))}.")
@@ -93,8 +95,10 @@ def load_tokenizer(folder: PathLike, config: ElmoConfig | None = None) -> ElmoTo
         if Path(folder, name).exists():
             _read_json(Path(folder, name))
     words = Path(folder, "vocab.txt")
-    if words.exists() and not (words.is_file() and words.stat().st_size <= _MAX_VOCABULARY_BYTES):
-        raise ValueError(f"{words}: must be a file of at most {_MAX_VOCABULARY_BYTES:,} bytes, was not.")
+    if words.exists():
+        check_readable(words)
+        if words.stat().st_size > _MAX_VOCABULARY_BYTES:
+            raise ValueError(f"{words}: must be at most {_MAX_VOCABULARY_BYTES:,} bytes, was more.")
     options: dict[str, Any] = {} if config is None else {"max_characters_per_token": config.max_characters_per_token}
     with _short_errors(folder, "tokenizer"):
         return ElmoTokenizer.from_pretrained(folder, local_files_only=True, **options)
@@ -116,7 +120,8 @@ def load_model(folder: PathLike, model_class: type[Model], config: ElmoConfig | 
             is damaged.
     """
     config = load_config(folder) if config is None else config
-    found = _number_of_weights(folder)
+    shapes = _shapes_of_weights(folder)
+    found = sum(math.prod(shape) for shape in shapes.values())
     wanted = check_sizes(config, model_class)
     # Mixes may be missing and heads too many; before anything is allocated, only what is out of all proportion counts.
     if wanted > 2 * found + 1_000_000:
@@ -128,7 +133,7 @@ def load_model(folder: PathLike, model_class: type[Model], config: ElmoConfig | 
     model, info = loaded
     for problem, names in (
         ("must have the shape that config.json gives it, had another", info["mismatched_keys"]),
-        ("must be among the weights, was missing", _made_up(info["missing_keys"], config)),
+        ("must be among the weights, was missing", _made_up(info["missing_keys"], shapes, model)),
         ("must be a parameter of the model, was unknown", info["unexpected_keys"]),
     ):
         if names:
@@ -157,15 +162,20 @@ def load_language_model(folder: PathLike) -> tuple[ElmoForPreTraining, ElmoToken
     return load_model(folder, ElmoForPreTraining, config), tokenizer
 
 
-def _made_up(missing: Any, config: ElmoConfig) -> list[str]:
-    """Of the missing weights, those that no other folder lacks: a language model has no mix."""
-    if ElmoForPreTraining.__name__ in (config.architectures or ()):
+def _made_up(missing: Iterable[str], shapes: Mapping[str, Any], model: PreTrainedModel) -> list[str]:
+    """
+    Of the missing weights, those that no other folder lacks. A language model has no mix; of mixes transformers tells
+    nothing, so they are looked for in the files.
+    """
+    if ElmoForPreTraining.__name__ in (model.config.architectures or ()):
         return [name for name in missing if _MIX not in name]
-    return list(missing)
+    found = {name[name.index(_MIX) :] for name in shapes if _MIX in name}
+    mixes = {name for name in model.state_dict() if _MIX in name and name[name.index(_MIX) :] not in found}
+    return [*missing, *mixes]
 
 
-def _number_of_weights(folder: PathLike) -> int:
-    """How many numbers the weight files of a folder hold, by their headers."""
+def _shapes_of_weights(folder: PathLike) -> dict[str, list[int]]:
+    """The shape of each tensor in the weight files of a folder, by their headers."""
     whole, index = Path(folder, SAFE_WEIGHTS_NAME), Path(folder, SAFE_WEIGHTS_INDEX_NAME)
     if whole.exists():
         files = [whole]
@@ -178,18 +188,17 @@ def _number_of_weights(folder: PathLike) -> int:
         files = [Path(folder, name) for name in sorted(set(names.values()))]
     else:
         raise FileNotFoundError(f"{folder}: must have {SAFE_WEIGHTS_NAME}, had none.")
-    number = 0
+    shapes: dict[str, list[int]] = {}
     for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: must be a file of weights, was missing.")
+        check_readable(file, "a file of weights")
         with _short_errors(file, "weights"), safe_open(file, framework="pt") as weights:
             slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
             types = {name: content.get_dtype() for name, content in slices.items()}
-            number += sum(math.prod(content.get_shape()) for content in slices.values())
+            shapes |= {name: content.get_shape() for name, content in slices.items()}
         for name, dtype in types.items():
             if dtype not in _FLOATS:
                 raise ValueError(f"{file}: `{_short(name)}` must be a float, was: {dtype}.")
-    return number
+    return shapes
 
 
 def _are_small(filters: list) -> bool:
@@ -198,8 +207,7 @@ def _are_small(filters: list) -> bool:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{file}: must be a file, was something else.")
+    check_readable(file)
     if file.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(f"{file}: must be at most {_MAX_JSON_BYTES:,} bytes, was more.")
     with _short_errors(file, "JSON"):

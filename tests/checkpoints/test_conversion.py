@@ -184,9 +184,13 @@ def test_overwriting_replaces_an_elmo_folder_and_nothing_else(checkpoint: Checkp
     (tmp_path / "folder" / "stale.bin").write_bytes(b"old")
     convert_checkpoint(*checkpoint, tmp_path / "folder", verify=False, overwrite=True)
     assert not (tmp_path / "folder" / "stale.bin").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "diary").touch()
     with pytest.raises(FileExistsError, match="must be an ELMo folder to be overwritten, was something else"):
+        convert_checkpoint(*checkpoint, tmp_path / "other", overwrite=True)
+    with pytest.raises(FileExistsError, match="must be a folder without the files to convert, holds .*options.json"):
         convert_checkpoint(*checkpoint, checkpoint[0].parent, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "folder", "other"]
 
 
 def test_an_overwriting_that_fails_keeps_the_old_folder(
