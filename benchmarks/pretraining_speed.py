@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from benchmarks.machine import best_times, describe
 from elmo_hf import ElmoConfig, ElmoForPreTraining, default_model_path
-from elmo_hf.modeling_elmo import ElmoCharacterEncoder
+from elmo_hf.character_encoder_elmo import ElmoCharacterEncoder
 
 UNROLL_STEPS = 20
 # Words of running text repeat: log-uniform, as the softmax samples them.

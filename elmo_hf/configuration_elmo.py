@@ -54,7 +54,16 @@ class ElmoConfig(PretrainedConfig):
         num_highway_layers (`int`, defaults to 2):
             Highway layers after the convolutions (`char_cnn.n_highway`).
         max_characters_per_token (`int`, defaults to 50):
-            Character ids a word, begin and end marks included.
+            Character ids per word, begin and end marks included; 0 in a biLM that knows words by a table alone.
+        word_embedding_dim (`int`, defaults to 0):
+            Width of a vector that a word is looked up by, beside its characters (ELMoForManyLangs) or without them
+            (bilm-tf without `char_cnn`); 0 without such a table.
+        word_lexicon_size (`int`, defaults to 0):
+            Rows of that table, row 0 for "no word here" included. Words outside of it share one.
+        boundary_ids (two sequences of `int`, defaults to those of bilm-tf):
+            The ids that stand for `<S>` and `</S>`, without what fills them up.
+        fill_character (`int`, defaults to 261):
+            The id that fills a word up to `max_characters_per_token`.
         projection_dim (`int`, defaults to 512):
             Width of one direction (`lstm.projection_dim`).
         cell_size (`int`, defaults to 4096):
@@ -126,6 +135,10 @@ class ElmoConfig(PretrainedConfig):
         char_cnn_activation: str = "relu",
         num_highway_layers: int = 2,
         max_characters_per_token: int = 50,
+        word_embedding_dim: int = 0,
+        word_lexicon_size: int = 0,
+        boundary_ids: Sequence[Sequence[int]] | None = None,
+        fill_character: int = PADDING_CHARACTER,
         projection_dim: int = 512,
         cell_size: int = 4096,
         num_hidden_layers: int = 2,
@@ -152,10 +165,25 @@ class ElmoConfig(PretrainedConfig):
     ):
         self.vocab_size = _positive_int("vocab_size", vocab_size)
         self.char_embedding_dim = _positive_int("char_embedding_dim", char_embedding_dim)
-        self.max_characters_per_token = _positive_int("max_characters_per_token", max_characters_per_token, minimum=3)
-        self.char_cnn_filters = _filters(char_cnn_filters, self.max_characters_per_token)
+        self.word_embedding_dim = _positive_int("word_embedding_dim", word_embedding_dim, minimum=0)
+        self.word_lexicon_size = _positive_int("word_lexicon_size", word_lexicon_size, minimum=0)
+        if (self.word_embedding_dim > 0) != (self.word_lexicon_size > 0):
+            raise ValueError(
+                "`word_embedding_dim` and `word_lexicon_size` must be given together, were: "
+                f"{word_embedding_dim} and {word_lexicon_size}."
+            )
+        # Without a table of words, there is nothing but characters.
+        without = max_characters_per_token == 0 and self.word_embedding_dim > 0
+        self.max_characters_per_token = _positive_int(
+            "max_characters_per_token", max_characters_per_token, minimum=0 if without else 3
+        )
+        self.char_cnn_filters = [] if without else _filters(char_cnn_filters, self.max_characters_per_token)
+        self.fill_character = _positive_int("fill_character", fill_character, minimum=0)
+        self.boundary_ids = _boundaries(boundary_ids, self.ids_per_word)
         self.char_cnn_activation = _choice("char_cnn_activation", char_cnn_activation, CHAR_CNN_ACTIVATIONS)
         self.num_highway_layers = _positive_int("num_highway_layers", num_highway_layers, minimum=0)
+        if without and self.num_highway_layers:
+            raise ValueError(f"`num_highway_layers` must be 0 without characters, was: {num_highway_layers}.")
 
         if hidden_size is not None:
             if _positive_int("hidden_size", hidden_size) % 2:
@@ -214,6 +242,11 @@ class ElmoConfig(PretrainedConfig):
     def num_filters(self) -> int:
         """Number of convolution filters over all widths, the width of the highway layers."""
         return sum(number for _, number in self.char_cnn_filters)
+
+    @property
+    def ids_per_word(self) -> int:
+        """Ids per word in `input_ids`: its row in the table of words, if there is one, and its characters."""
+        return int(self.word_embedding_dim > 0) + self.max_characters_per_token
 
 
 def _number(name: str, value: Any) -> Any:
@@ -277,6 +310,24 @@ def _filters(filters: Any, max_characters: int) -> list[list[int]]:
                 f"was: {width}."
             )
         checked.append([width, _positive_int(f"char_cnn_filters[{index}] number", pair[1])])
+    return checked
+
+
+def _boundaries(boundaries: Any, ids_per_word: int) -> list[list[int]]:
+    if boundaries is None:
+        if ids_per_word < 3:
+            raise ValueError("`boundary_ids` must be given without characters, was: None.")
+        return [
+            [BEGIN_WORD_CHARACTER, character, END_WORD_CHARACTER]
+            for character in (BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER)
+        ]
+    if not isinstance(boundaries, Sequence) or isinstance(boundaries, str) or len(boundaries) != 2:
+        raise TypeError(f"`boundary_ids` must be two lists of ids, was: {boundaries!r}.")
+    checked = []
+    for ids in boundaries:
+        if not isinstance(ids, Sequence) or isinstance(ids, str) or not 0 < len(ids) <= ids_per_word:
+            raise TypeError(f"`boundary_ids` must be two lists of 1 to {ids_per_word} ids, one was: {ids!r}.")
+        checked.append([_positive_int("boundary_ids", index) for index in ids])
     return checked
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from .configuration_elmo import BEGIN_SENTENCE, END_SENTENCE, WORD_VOCABULARY_START
 from .files import atomic_folder, check_readable
-from .tokenization_elmo import BEGIN_SENTENCE, END_SENTENCE, WORD_VOCABULARY_START, ElmoTokenizer
+from .tokenization_elmo import ElmoTokenizer
 
 logger = logging.get_logger(__name__)
 

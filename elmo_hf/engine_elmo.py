@@ -25,7 +25,6 @@ from torch.nn.modules import module as global_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.utils import logging
 
-from .configuration_elmo import PADDING_CHARACTER
 from .packing_elmo import PackedWords, unique_words
 
 logger = logging.get_logger(__name__)
@@ -305,7 +304,7 @@ def encode_words(encoder: Any, character_ids: Tensor, mask: Tensor) -> tuple[Ten
     if keeps_shapes(mask):
         rows = torch.arange(2, mask.numel() + 2, device=mask.device)
         return encoder(torch.cat([boundary_ids, character_ids])), rows.view_as(mask)
-    check_range("input_ids", character_ids, 0, encoder.embeddings.num_embeddings)
+    encoder.check_ids(character_ids)
     is_word = mask.flatten()
     table, unique_rows = unique_words(character_ids[is_word])
     rows = torch.zeros_like(is_word, dtype=torch.long).masked_scatter_(is_word, unique_rows + 2)
@@ -323,14 +322,14 @@ def check_range(name: str, values: Tensor, low: int, end: int):
 
 def encode_by_length(encoder: Any, character_ids: Tensor) -> Tensor:
     """(words, characters) -> (words, projection_dim), words of similar length together, without shared padding."""
-    if len(character_ids) == 0:
+    if len(character_ids) == 0 or not encoder.filter_widths:
         return encoder(character_ids)
     widths = [getattr(filters, "kernel_size", None) for filters in encoder.convolutions]
     if widths != [(width,) for width in encoder.filter_widths]:
         # Something else stands in the place of the filters, and may see more than they do.
         return torch.cat([encoder(chunk) for chunk in character_ids.split(WORDS_PER_CHUNK)])
     positions = torch.arange(1, character_ids.shape[1] + 1, device=character_ids.device)
-    lengths = ((character_ids != PADDING_CHARACTER) * positions).amax(1)
+    lengths = ((character_ids != encoder.fill_character) * positions).amax(1)
     lengths, order = torch.sort(lengths)
     chunks = []
     for chunk, longest in zip(

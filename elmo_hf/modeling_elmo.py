@@ -22,26 +22,15 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 
-from .configuration_elmo import (
-    BEGIN_SENTENCE,
-    BEGIN_SENTENCE_CHARACTER,
-    BEGIN_WORD_CHARACTER,
-    END_SENTENCE,
-    END_SENTENCE_CHARACTER,
-    END_WORD_CHARACTER,
-    PADDING_CHARACTER,
-    WORD_VOCABULARY_START,
-    ElmoConfig,
-)
+from .character_encoder_elmo import ElmoCharacterEncoder
+from .configuration_elmo import BEGIN_SENTENCE, END_SENTENCE, WORD_VOCABULARY_START, ElmoConfig
 from .engine_elmo import (
     PreparedProducts,
     RecurrentWeights,
-    WordVectors,
     check_range,
     encode_words,
     keeps_shapes,
     known,
-    linear,
     multiplies_directions_together,
     run_directions,
 )
@@ -58,90 +47,6 @@ FORGET_BIAS = 1.0
 
 # Score of an answer that begins or ends at padding: a probability of exactly 0, and finite in every precision.
 NO_WORD_SCORE = -1e4
-
-
-@known
-class ElmoHighway(nn.Module):
-    """
-    Highway layer (Srivastava et al., 2015): `g * relu(transform(x)) + (1 - g) * x` with `g = sigmoid(carry_gate(x))`.
-
-    The gate that bilm-tf calls `carry` opens the *transform*; the name is kept, the meaning told here.
-    """
-
-    def __init__(self, config: ElmoConfig):
-        super().__init__()
-        self.transform = nn.Linear(config.num_filters, config.num_filters)
-        self.carry_gate = nn.Linear(config.num_filters, config.num_filters)
-        self.carry_gate.starts_closed = True  # told to `_init_weights`: the input is carried on
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        gate = torch.sigmoid(linear(self.carry_gate, hidden_states))
-        return torch.lerp(hidden_states, F.relu(linear(self.transform, hidden_states)), gate)
-
-
-@known
-class ElmoCharConvolution(nn.Conv1d):
-    """Filters of one width as one product: several times faster than a convolution over the characters of a word."""
-
-    def forward(self, character_embeds: Tensor) -> Tensor:
-        """(words, char_embedding_dim, characters) -> (words, filters, windows), as `nn.Conv1d`."""
-        (width,) = self.kernel_size
-        # (words, windows, width, char_embedding_dim)
-        windows = character_embeds.unfold(2, width, 1).permute(0, 2, 3, 1)
-        # Two-dimensional, because three would become a small product for each word.
-        # Not transposed: its gradient would be, and several processes exchange gradients in the order of the weight.
-        weight = torch.cat(self.weight.unbind(2), dim=1)
-        products = F.linear(windows.flatten(0, 1).flatten(1), weight, self.bias)
-        return products.unflatten(0, windows.shape[:2]).transpose(1, 2)
-
-
-@known
-class ElmoCharacterEncoder(nn.Module):
-    """Words from their characters: convolutions, maximum over positions, highways, projection (section 3.4)."""
-
-    def __init__(self, config: ElmoConfig):
-        super().__init__()
-        self.max_characters_per_token = config.max_characters_per_token
-        self.filter_widths = tuple(width for width, _ in config.char_cnn_filters)
-        self.embeddings = nn.Embedding(config.vocab_size, config.char_embedding_dim, padding_idx=config.pad_token_id)
-        self.convolutions = nn.ModuleList(
-            ElmoCharConvolution(config.char_embedding_dim, number, width) for width, number in config.char_cnn_filters
-        )
-        # Most checkpoints use relu; bilm-tf can also train with tanh.
-        self.activation = torch.tanh if config.char_cnn_activation == "tanh" else F.relu
-        self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
-        self.projection = nn.Linear(config.num_filters, config.projection_dim)
-        self.word_cache_size = config.word_cache_size
-        self.word_vectors = WordVectors()
-
-    def forward(self, character_ids: Tensor | None = None, character_embeds: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            character_ids: (words, characters) ids, each word framed and filled as [`ElmoTokenizer`] does it.
-            character_embeds: (words, characters, char_embedding_dim) instead of the ids.
-
-        Returns:
-            (words, projection_dim) vectors that do not depend on the context.
-        """
-        if character_embeds is None:
-            character_embeds = self.embeddings(character_ids)
-        # (words, char_embedding_dim, characters)
-        character_embeds = character_embeds.transpose(1, 2)
-        # The padding character is not masked: its windows take part in the maximum.
-        highest = [filters(character_embeds).amax(2) for filters in self.convolutions]
-        # (words, num_filters)
-        hidden_states = self.activation(torch.cat(highest, dim=-1))
-        for highway in self.highways:
-            hidden_states = highway(hidden_states)
-        return linear(self.projection, hidden_states)
-
-    def boundary_ids(self, device: torch.device) -> Tensor:
-        """(2, characters) character ids of `<S>` and `</S>`."""
-        ids = torch.full((2, self.max_characters_per_token), PADDING_CHARACTER, device=device)
-        ids[:, 0] = BEGIN_WORD_CHARACTER
-        ids[0, 1], ids[1, 1] = BEGIN_SENTENCE_CHARACTER, END_SENTENCE_CHARACTER
-        ids[:, 2] = END_WORD_CHARACTER
-        return ids
 
 
 @known
@@ -578,10 +483,12 @@ class ElmoModel(ElmoPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.character_encoder.embeddings
+        encoder = self.character_encoder
+        return encoder.word_embeddings if encoder.embeddings is None else encoder.embeddings
 
     def set_input_embeddings(self, value: nn.Embedding):
-        self.character_encoder.embeddings = value
+        encoder = self.character_encoder
+        setattr(encoder, "word_embeddings" if encoder.embeddings is None else "embeddings", value)
 
     def forward(
         self,
@@ -701,15 +608,18 @@ class ElmoModel(ElmoPreTrainedModel):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given.")
         characters = self.config.max_characters_per_token
         if input_ids is not None:
-            if input_ids.dim() < 3 or input_ids.shape[-1] != characters:
+            ids_per_word = self.config.ids_per_word
+            if input_ids.dim() < 3 or input_ids.shape[-1] != ids_per_word:
                 raise ValueError(
-                    f"`input_ids` must have shape (batch, words, {characters}), was: {tuple(input_ids.shape)}. "
-                    "`ElmoTokenizer` and `batch_to_ids` make such ids."
+                    f"`input_ids` must have shape (batch, words, {ids_per_word}), was: {tuple(input_ids.shape)}. "
+                    f"`ElmoTokenizer` and `batch_to_ids` make such ids."
                 )
             if input_ids.is_floating_point() or input_ids.is_complex() or input_ids.dtype == torch.bool:
                 raise TypeError(f"`input_ids` must be whole numbers, torch.long for example, was: {input_ids.dtype}.")
             shape = input_ids.shape[:-1]
             mask = (input_ids != 0).any(-1)
+        elif self.config.word_embedding_dim:
+            raise ValueError("`inputs_embeds` must be None in a model with a table of words, was given.")
         else:
             width = self.config.char_embedding_dim
             if inputs_embeds.dim() < 4 or inputs_embeds.shape[-2:] != (characters, width):

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 
 from .batching import BATCH_SIZE, Sentence, as_words, run_in_batches
+from .configuration_elmo import UNKNOWN_WORD, WORD_VOCABULARY_START
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
-from .tokenization_elmo import UNKNOWN_WORD, WORD_VOCABULARY_START, ElmoTokenizer
+from .tokenization_elmo import ElmoTokenizer
 
 
 class SentenceScores(NamedTuple):

@@ -16,76 +16,36 @@ from transformers import BatchEncoding, PreTrainedTokenizer
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType, logging, to_py_obj
 
-from .configuration_elmo import (
-    BEGIN_SENTENCE,
-    BEGIN_SENTENCE_CHARACTER,
-    BEGIN_WORD_CHARACTER,
-    END_SENTENCE,
-    END_SENTENCE_CHARACTER,
-    END_WORD_CHARACTER,
-    PADDING_CHARACTER,
-    UNKNOWN_WORD,
-    WORD_VOCABULARY_START,
-)
+from .configuration_elmo import UNKNOWN_WORD, WORD_VOCABULARY_START
+from .spelling_elmo import ByteSpelling, LexiconSpelling, as_words, load_lexicon
 
 logger = logging.get_logger(__name__)
-
-# Bytes are 0 to 255 in the file of a biLM; here everything is one higher, which frees 0 for "no word".
-_BYTE_OFFSET = 1
-_CHARACTERS = ("<pad>", *(f"<0x{byte:02X}>" for byte in range(256)), "<S>", "</S>", "<W>", "</W>", "<fill>")
 
 _DEFAULT_WIDTH = 50
 
 
-def _character_ids(words: Sequence[str], width: int) -> np.ndarray:
-    """Character ids of words, `(len(words), width)` int64. Words repeat, so each distinct one is spelled once."""
-    index: dict[str, int] = {}
-    try:
-        inverse = [index.setdefault(word, len(index)) for word in words]
-        # A lone surrogate has no UTF-8 form: dropped, as in AllenNLP.
-        encoded = [word.encode("utf-8", "ignore")[: width - 2] for word in index]
-    except (AttributeError, TypeError):
-        wrong = next(word for word in words if not isinstance(word, str))
-        raise TypeError(f"A word must be a `str`, was: {wrong!r}.") from None
-    lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-
-    table = np.full((len(encoded), width), PADDING_CHARACTER, dtype=np.int64)
-    table[:, 0] = BEGIN_WORD_CHARACTER
-    is_byte = np.arange(width - 2) < lengths[:, None]
-    table[:, 1:-1][is_byte] = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + _BYTE_OFFSET
-    table[np.arange(len(encoded)), lengths + 1] = END_WORD_CHARACTER
-    for boundary, character in ((BEGIN_SENTENCE, BEGIN_SENTENCE_CHARACTER), (END_SENTENCE, END_SENTENCE_CHARACTER)):
-        if boundary in index:
-            table[index[boundary], 1:] = (character, END_WORD_CHARACTER, *[PADDING_CHARACTER] * (width - 3))
-    return table[np.asarray(inverse, dtype=np.int64)]
-
-
-def _as_words(words: Any) -> list[str]:
-    """The words of one sentence as a list. A `str` is refused, it would become a sentence of one-letter words."""
-    if isinstance(words, (str, bytes, Mapping)) or not isinstance(words, Iterable):
-        raise TypeError(f"A sentence must be a list of words, was: {words!r}.")
-    return words.tolist() if isinstance(words, np.ndarray) else list(words)
-
-
-def batch_to_ids(batch: Iterable[Iterable[str]]) -> torch.Tensor:
+def batch_to_ids(batch: Iterable[Iterable[str]], max_characters_per_token: int = _DEFAULT_WIDTH) -> torch.Tensor:
     """
     Character ids of tokenised sentences (`allennlp.modules.elmo.batch_to_ids`).
 
     Args:
         batch (iterable of iterables of `str`): Sentences as lists of words.
+        max_characters_per_token (`int`, defaults to 50): Ids per word, as many as the biLM reads.
 
     Returns:
-        `torch.LongTensor` of shape `(sentences, longest sentence, 50)`, zero where a sentence has no word.
+        `torch.LongTensor` of shape `(sentences, longest sentence, max_characters_per_token)`, zero where a sentence
+        has no word.
 
     Raises:
         TypeError: a sentence is a `str` rather than a list of words, or a word is not a `str`.
     """
     if isinstance(batch, (str, bytes, Mapping)) or not isinstance(batch, Iterable):
         raise TypeError(f"`batch` must be a list of sentences, each a list of words, was: {batch!r}.")
-    sentences = [_as_words(sentence) for sentence in batch]
-    rows = _character_ids([word for sentence in sentences for word in sentence], _DEFAULT_WIDTH)
+    sentences = [as_words(sentence) for sentence in batch]
+    width = max_characters_per_token
+    rows = ByteSpelling(width).rows([word for sentence in sentences for word in sentence])
     lengths = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
-    ids = np.zeros((len(sentences), max(lengths, default=0), _DEFAULT_WIDTH), dtype=np.int64)
+    ids = np.zeros((len(sentences), max(lengths, default=0), width), dtype=np.int64)
     ids[np.arange(ids.shape[1]) < lengths[:, None]] = rows
     return torch.from_numpy(ids)
 
@@ -361,6 +321,10 @@ class ElmoTokenizer(PreTrainedTokenizer):
         word_vocab_file (`str`, *optional*):
             The words that the language model of the same folder predicts (`vocab.txt`), one a line: `<S>`, `</S>`,
             `<UNK>`, then by falling count. Only [`ElmoForPreTraining`] needs it.
+        lexicon_file (`str`, *optional*):
+            The numbers of words, of characters or of both (`lexicon.json`), for biLMs that have their own: those of
+            ELMoForManyLangs, and those of bilm-tf that read whole words. A row then begins with the number of the
+            word, if the lexicon has words, and goes on with those of its characters, if it has characters.
         pad_token (`str`, defaults to `"<pad>"`):
             How a row of zeros reads.
         kwargs:
@@ -371,7 +335,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         TypeError: a text is not a `str`, a sentence is a `str` where a list of words is due, a word is not a `str`.
     """
 
-    vocab_files_names = {"word_vocab_file": "vocab.txt"}
+    vocab_files_names = {"word_vocab_file": "vocab.txt", "lexicon_file": "lexicon.json"}
     model_input_names = ["input_ids", "attention_mask"]
     _auto_class = "AutoTokenizer"
 
@@ -380,6 +344,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         word_splitter: str = "moses",
         max_characters_per_token: int = _DEFAULT_WIDTH,
         word_vocab_file: str | None = None,
+        lexicon_file: str | None = None,
         pad_token: str = "<pad>",
         **kwargs: Any,
     ):
@@ -387,10 +352,13 @@ class ElmoTokenizer(PreTrainedTokenizer):
             raise ValueError(f"`word_splitter` must be one of {', '.join(_WORD_PATTERNS)}, was: {word_splitter!r}.")
         if isinstance(max_characters_per_token, bool) or not isinstance(max_characters_per_token, int):
             raise TypeError(f"`max_characters_per_token` must be a whole number, was: {max_characters_per_token!r}.")
-        if max_characters_per_token < 3:
+        if max_characters_per_token < 3 and lexicon_file is None:
             raise ValueError(f"`max_characters_per_token` must be at least 3, was: {max_characters_per_token}.")
         self.word_splitter = word_splitter
         self.max_characters_per_token = max_characters_per_token
+        self.spelling: ByteSpelling | LexiconSpelling = ByteSpelling(max_characters_per_token)
+        if lexicon_file is not None:
+            self.spelling = load_lexicon(Path(lexicon_file), max_characters_per_token)
         self._word_labels: dict[str, int] = {}
         if word_vocab_file is not None:
             # Not `splitlines`: a word may be one of the characters that it splits at.
@@ -400,6 +368,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
             word_splitter=word_splitter,
             max_characters_per_token=max_characters_per_token,
             word_vocab_file=word_vocab_file,
+            lexicon_file=lexicon_file,
             pad_token=pad_token,
             **kwargs,
         )
@@ -415,15 +384,15 @@ class ElmoTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of characters, 262: `vocab_size` of the model's configuration."""
-        return len(_CHARACTERS)
+        """Number of character ids, 262 without a lexicon: `vocab_size` of the model's configuration."""
+        return len(self.spelling.names)
 
     def __len__(self) -> int:
-        return len(_CHARACTERS)
+        return len(self.spelling.names)
 
     def get_vocab(self) -> dict[str, int]:
-        """Readable names of the 262 character ids: bytes as `<0x41>`, and six marks."""
-        return {character: index for index, character in enumerate(_CHARACTERS)}
+        """Readable names of the character ids: bytes as `<0x41>`, and six marks; or those of the lexicon."""
+        return {name: index for index, name in enumerate(self.spelling.names)}
 
     @property
     def pad_token_id(self) -> int | None:
@@ -454,12 +423,15 @@ class ElmoTokenizer(PreTrainedTokenizer):
         return 0
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Writes `vocab.txt` when there is a word vocabulary; the characters are in the code."""
-        if not self._word_labels:
-            return ()
-        file = Path(save_directory, (f"{filename_prefix}-" if filename_prefix else "") + "vocab.txt")
-        file.write_text("".join(f"{word}\n" for word in self._word_labels), encoding="utf-8", newline="\n")
-        return (str(file),)
+        """Writes `vocab.txt` and `lexicon.json` where there are such words; bytes are in the code."""
+        prefix, files = f"{filename_prefix}-" if filename_prefix else "", []
+        if self._word_labels:
+            files.append(Path(save_directory, f"{prefix}vocab.txt"))
+            files[-1].write_text("".join(f"{word}\n" for word in self._word_labels), encoding="utf-8", newline="\n")
+        if isinstance(self.spelling, LexiconSpelling):
+            files.append(Path(save_directory, f"{prefix}lexicon.json"))
+            self.spelling.save(files[-1])
+        return tuple(map(str, files))
 
     # The words that a language model predicts.
 
@@ -503,12 +475,13 @@ class ElmoTokenizer(PreTrainedTokenizer):
 
     def words_to_character_ids(self, words: Iterable[str]) -> np.ndarray:
         """
-        Character ids of words, `(words, max_characters_per_token)` int64. The words `<S>` and `</S>` are boundaries.
+        Ids of words, `(words, max_characters_per_token)` int64; with a lexicon of words, one more in front. The words
+        `<S>` and `</S>` are boundaries, `<bos>` and `<eos>` in models of ELMoForManyLangs.
 
         Raises:
             TypeError: `words` is a `str`, or one of them is not.
         """
-        return _character_ids(_as_words(words), self.max_characters_per_token)
+        return self.spelling.rows(as_words(words))
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
@@ -517,7 +490,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         words = _split_words(text, self.word_splitter)[0]
         if pair is None:
             return words
-        boundaries = [END_SENTENCE, BEGIN_SENTENCE] if add_special_tokens else []
+        boundaries = [*reversed(self.spelling.boundaries)] if add_special_tokens else []
         return words + boundaries + _split_words(pair, self.word_splitter)[0]
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str] | None) -> Any:
@@ -527,7 +500,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         """
         if tokens is None:
             return None
-        words = [tokens] if isinstance(tokens, str) else _as_words(tokens)
+        words = [tokens] if isinstance(tokens, str) else as_words(tokens)
         ids = self.words_to_character_ids(words)
         ids[[word == self.pad_token for word in words]] = 0
         return ids[0].tolist() if isinstance(tokens, str) else ids.tolist()
@@ -542,10 +515,10 @@ class ElmoTokenizer(PreTrainedTokenizer):
         """
         ids = to_py_obj(ids)
         if isinstance(ids, int):
-            self._check_ids(np.asarray([ids]))
-            return _CHARACTERS[ids]
+            self.spelling.check(np.asarray([ids]))
+            return self.spelling.names[ids]
         rows = self._as_rows([ids] if ids and isinstance(ids[0], int) else ids)
-        self._check_ids(rows)
+        self.spelling.check(rows)
         if skip_special_tokens:
             rows = rows[~self._is_special(rows)]
         words = [self._word(row) for row in rows]
@@ -579,30 +552,15 @@ class ElmoTokenizer(PreTrainedTokenizer):
         return [self.decode(sequence, *args, **kwargs) for sequence in sequences]
 
     def _word(self, row: np.ndarray) -> str:
-        if not row.any():
-            return str(self.pad_token)
-        for boundary, character in (
-            (BEGIN_SENTENCE, BEGIN_SENTENCE_CHARACTER),
-            (END_SENTENCE, END_SENTENCE_CHARACTER),
-        ):
-            if character in row:
-                return boundary
-        is_byte = (row >= _BYTE_OFFSET) & (row < BEGIN_SENTENCE_CHARACTER)
-        return bytes((row[is_byte] - _BYTE_OFFSET).tolist()).decode("utf-8", "replace")
+        return self.spelling.word(row) if row.any() else str(self.pad_token)
 
     def _is_special(self, rows: np.ndarray) -> np.ndarray:
         """Which rows are boundaries or padding, `(words,)` bool."""
-        is_boundary = ((rows == BEGIN_SENTENCE_CHARACTER) | (rows == END_SENTENCE_CHARACTER)).any(axis=1)
-        return is_boundary | ~rows.any(axis=1)
-
-    def _check_ids(self, ids: np.ndarray):
-        wrong = ids[(ids < 0) | (ids >= len(_CHARACTERS))]
-        if wrong.size:
-            raise ValueError(f"A character id must be from 0 to {len(_CHARACTERS) - 1}, was: {wrong[0]}.")
+        return self.spelling.is_boundary(rows) | ~rows.any(axis=1)
 
     def _as_rows(self, ids: Any) -> np.ndarray:
         """Rows of character ids, `(words, 50)` int64, from nested lists, an array or a tensor; `[]` is no words."""
-        width = self.max_characters_per_token
+        width = self.spelling.ids_per_word
         if isinstance(ids, torch.Tensor):
             ids = ids.cpu()
         if hasattr(ids, "shape"):
@@ -623,7 +581,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         """Rows of a text, or of a pair with `</S>` and `<S>` between."""
         if token_ids_1 is None:
             return list(token_ids_0)
-        return [*token_ids_0, *self.convert_tokens_to_ids([END_SENTENCE, BEGIN_SENTENCE]), *token_ids_1]
+        return [*token_ids_0, *self.convert_tokens_to_ids([*reversed(self.spelling.boundaries)]), *token_ids_1]
 
     def create_token_type_ids_from_sequences(self, token_ids_0: list, token_ids_1: list | None = None) -> list[int]:
         """0 for the first text and its `</S>`, 1 for `<S>` and the second."""
@@ -651,7 +609,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         samples, is_batch = _samples(text, text_pair, is_split_into_words)
         texts = [text for sample in samples for text in sample]
         if is_split_into_words:
-            split, spans = [_as_words(words) for words in texts], None
+            split, spans = [as_words(words) for words in texts], None
         else:
             pieces = [_split_words(text, self.word_splitter) for text in texts]
             split, spans = [words for words, _ in pieces], [offsets for _, offsets in pieces]
@@ -799,7 +757,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         if len(parts) == 1:
             return parts[0]
         if add_special_tokens:
-            boundaries = [END_SENTENCE, BEGIN_SENTENCE]
+            boundaries = [*reversed(self.spelling.boundaries)]
             rows = self.words_to_character_ids(boundaries)
             nothing: list[Any] = [None, None]
             parts.insert(1, ElmoEncoding(boundaries, rows, [(0, 0), (0, 0)], nothing, nothing, [0, 1], [1, 1]))

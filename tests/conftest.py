@@ -2,14 +2,19 @@
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from tests.interpreter import Interpreter
 from tests.reference import reference_folder
+
+# Its own is shared between processes, and a child that is killed while it holds it never gives it back.
+tqdm.set_lock(threading.RLock())
 
 
 @pytest.fixture(scope="session")

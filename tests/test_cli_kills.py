@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("ELMO_HF_KILLS", "4"))
 
 
 def _run_quietly(arguments: list[Any]) -> None:
-    # That of the parent is shared, and the dead never give it back.
+    # Another thread may have held that of the parent.
     tqdm.set_lock(threading.RLock())
     sys.exit(run(*arguments)[0])
 

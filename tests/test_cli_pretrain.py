@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -227,6 +229,8 @@ def test_the_special_words_may_stand_anywhere_in_a_vocabulary(config_dir: Path, 
 
 
 def _run_quietly(*arguments: str | Path) -> None:
+    # Another thread may have held that of the parent.
+    tqdm.set_lock(threading.RLock())
     sys.exit(run("pretrain", *arguments)[0])
 
 

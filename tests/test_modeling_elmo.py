@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from elmo_hf import ElmoConfig, ElmoModel
-from elmo_hf.modeling_elmo import ElmoCharacterEncoder, ElmoHighway, ElmoLstmLayer, ElmoModelOutput, ElmoScalarMix
+from elmo_hf.character_encoder_elmo import ElmoCharacterEncoder, ElmoHighway
+from elmo_hf.modeling_elmo import ElmoLstmLayer, ElmoModelOutput, ElmoScalarMix
 from tests.tiny import SENTENCES, character_ids, tiny_config, tiny_model, word_ids
 
 # Same sums in another order: float32 with values around 1.

@@ -1,8 +1,8 @@
 """
-A checkpoint of bilm-tf or AllenNLP as a folder that `from_pretrained` loads and the Hub takes, and back.
+A checkpoint of another library as a folder that `from_pretrained` loads and the Hub takes, and back.
 
-What the files hold is the matter of `bilm_hdf5`. Here a folder is made beside its place, held against a second, plain
-computation from the same files, described in a model card, and moved into its place in one step.
+What the files hold is the matter of each format (`formats`). Here a folder is made beside its place, held against a
+second, plain computation from the same files, described in a model card, and moved into its place in one step.
 """
 
 import hashlib
@@ -12,17 +12,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ..configuration_elmo import ElmoConfig
-from ..files import atomic_files, atomic_folder
-from ..modeling_elmo import ElmoModel
+from ..files import PathLike, atomic_files, atomic_folder
+from ..modeling_elmo import ElmoForPreTraining, ElmoModel
+from ..scoring import score_sentences
 from ..tokenization_elmo import ElmoTokenizer
-from .bilm_hdf5 import PathLike, Progress, options_text, read_model, write_datasets
-from .hub_folder import load_config, load_model
-from .reference import reference_layers
+from .bilm_hdf5 import BilmHdf5, write_datasets
+from .bilm_options import options_text
+from .bilm_reference import log_probabilities
+from .bilm_tensors import Progress
+from .formats import Checkpoint, Plain, open_checkpoint
+from .hub_folder import check_sizes, load_config, load_model
+from .sources import Files
 
 # What verification reads: several scripts, a word whose cut falls within a letter, the literal boundaries, one word
 # alone, and different lengths side by side.
@@ -53,85 +60,142 @@ class Conversion:
     Attributes:
         folder: the Hub folder.
         config: its configuration.
-        num_parameters: numbers in the model, the scalar mix included.
+        format: what it was converted from, in words.
+        num_parameters: numbers in the model, the scalar mixes included.
         num_bytes: size of model.safetensors.
-        sha256: hash of options.json and of the hdf5 file, by file name.
-        difference: largest difference of any layer from the plain computation, relative to the largest value of that
-            layer; `None` when it was not verified.
+        sha256: hash of each file that was read, an archive as a whole, by file name.
+        difference: largest difference of any layer, mix and logarithm of a probability from the plain computation,
+            relative to the largest value of each; `None` when it was not verified.
+        notes: what was assumed and what was left out.
     """
 
     folder: Path
     config: ElmoConfig
+    format: str
     num_parameters: int
     num_bytes: int
     sha256: dict[str, str]
     difference: float | None
+    notes: list[str]
 
 
 def convert_checkpoint(
-    options_file: PathLike,
-    weight_file: PathLike,
-    output_dir: PathLike,
-    *,
+    *paths_and_output: PathLike,
     overwrite: bool = False,
     verify: bool = True,
     license: str | None = None,
+    format: str | None = None,
+    name: str | None = None,
+    softmax_file: PathLike | None = None,
+    vocab_file: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """
-    Turns a checkpoint of bilm-tf or AllenNLP into a folder that `from_pretrained` loads and the Hub takes as it is.
+    Turns a checkpoint of another library into a folder that `from_pretrained` loads and the Hub takes as it is.
+
+        convert_checkpoint(FOLDER_OR_ARCHIVE, OUTPUT_DIR)
+        convert_checkpoint(OPTIONS_FILE, WEIGHT_FILE, OUTPUT_DIR)
 
     The folder is made beside its place under another name, verified, and moved. An interruption leaves nothing behind
     but what the next conversion into that place removes, and what stood in the place before stays there until then.
 
     Args:
-        options_file (`str` or `os.PathLike`): the options.json.
-        weight_file (`str` or `os.PathLike`): the hdf5 file that belongs to it.
-        output_dir (`str` or `os.PathLike`): the folder to make, new or empty.
+        paths_and_output (`str` or `os.PathLike`): a folder, a zip, a tar or a file that holds a checkpoint, or the
+            options.json and the hdf5 file that belongs to it; last, the folder to make, new or empty.
         overwrite (`bool`): whether an ELMo folder in that place is replaced. Any other folder never is.
-        verify (`bool`): whether to load the folder and hold it against [`reference_layers`].
+        verify (`bool`): whether to load the folder and hold it against a second, plain computation from the files.
         license (`str`, *optional*): what the model card says, a licence identifier of the Hub. The files do not tell.
+        format (`str`, *optional*): one of [`known_formats`], where a folder holds several.
+        name (`str`, *optional*): which checkpoint of the folder, or which module of the archive, if there are several.
+        softmax_file (`str` or `os.PathLike`, *optional*): with OPTIONS_FILE and WEIGHT_FILE, the hdf5 file of the
+            language model's softmax; needs `vocab_file`. Of a folder they are found.
+        vocab_file (`str` or `os.PathLike`, *optional*): the words of its rows, one a line.
         progress (`Callable`, *optional*): called with a step, what is done of it and how much there is.
 
     Raises:
         FileNotFoundError: one of the files is missing.
-        FileExistsError: `output_dir` is taken, or holds one of the files.
+        FileExistsError: the output is taken, or holds one of the files.
         PermissionError: one of the files may not be read.
-        ValueError, TypeError: the files are wrong ([`read_options`], [`read_weights`]), or the verification failed.
+        ValueError, TypeError: the files are wrong, or of no known format, or the verification failed.
     """
     if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
         raise ValueError(f"`license` must be an identifier as the Hub knows it (apache-2.0), was: {license!r}.")
+    *paths, output_dir = paths_and_output
+    if len(paths) not in (1, 2):
+        raise TypeError(
+            "`convert_checkpoint` takes a folder or an archive, or options and weights, and the folder to make; got "
+            f"{len(paths_and_output)} paths."
+        )
     progress = progress or _no_progress
-    for path in (options_file, weight_file):
-        if Path(os.path.realpath(output_dir)) in Path(os.path.realpath(path)).parents:
+    for path in (*paths, softmax_file, vocab_file):
+        if path is not None and Path(os.path.realpath(output_dir)) in Path(os.path.realpath(path)).parents:
             raise FileExistsError(f"{output_dir}: must be a folder without the files to convert, holds {path}.")
     with atomic_folder(output_dir, overwrite=overwrite) as folder:
-        model = read_model(options_file, weight_file, progress)
-        config, num_parameters = model.config, model.num_parameters()
-        progress("Writing", 0, 1)
-        model.save_pretrained(folder)
-        # Let go of it before it is loaded again.
-        del model
-        ElmoTokenizer(max_characters_per_token=config.max_characters_per_token).save_pretrained(folder)
-        progress("Writing", 1, 1)
-        difference = verify_folder(folder, options_file, weight_file, progress) if verify else None
+        checkpoint = _opened(paths, format, name, softmax_file, vocab_file)
+        if checkpoint.source.on_disk(checkpoint.files[0]) is None:
+            files = checkpoint.source.files_on_disk
+        else:
+            files = [checkpoint.source.on_disk(file) or Path(file) for file in checkpoint.files]
+        num_parameters = _write_folder(checkpoint, folder, progress)
+        difference = verify_folder(folder, checkpoint, progress) if verify else None
         conversion = Conversion(
             folder=Path(output_dir),
-            config=config,  # type: ignore[arg-type]
+            config=checkpoint.config,
+            format=checkpoint.title,
             num_parameters=num_parameters,
             num_bytes=(folder / "model.safetensors").stat().st_size,
-            sha256=_sha256([options_file, weight_file], progress),
+            sha256=_sha256(files, progress),
             difference=difference,
+            notes=checkpoint.notes,
         )
         (folder / "README.md").write_text(model_card(conversion, license), encoding="utf-8")
     return conversion
 
 
-def verify_folder(
-    model_dir: PathLike, options_file: PathLike, weight_file: PathLike, progress: Progress | None = None
-) -> float:
+def _opened(
+    paths: Sequence[PathLike],
+    format: str | None,
+    name: str | None,
+    softmax_file: PathLike | None,
+    vocab_file: PathLike | None,
+) -> Checkpoint:
+    if len(paths) == 1:
+        if softmax_file is not None or vocab_file is not None:
+            raise ValueError("`softmax_file` and `vocab_file` must be given with the options and the weights.")
+        return open_checkpoint(paths, format, name)
+    if softmax_file is not None and vocab_file is None:
+        raise ValueError("`vocab_file` must be given with `softmax_file`, the words of its rows; was None.")
+    given = [path for path in (*paths, softmax_file, vocab_file) if path is not None]
+    options, weights, softmax, words = (
+        None if path is None else str(path) for path in (*paths, softmax_file, vocab_file)
+    )
+    return BilmHdf5(Files.named(*given), str(options), str(weights), softmax, words)
+
+
+def _write_folder(checkpoint: Checkpoint, folder: Path, progress: Progress) -> int:
+    """Writes model and tokenizer. Returns the number of parameters."""
+    state = checkpoint.read(progress)
+    progress("Writing", 0, 1)
+    if checkpoint.words is None:
+        model_class: type[PreTrainedModel] = ElmoModel
+    else:
+        model_class = ElmoForPreTraining
+        state = {name if name.startswith("softmax.") else f"elmo.{name}": value for name, value in state.items()}
+    check_sizes(checkpoint.config, model_class)
+    model = model_class.from_pretrained(None, config=checkpoint.config, state_dict=state)
+    num_parameters = model.num_parameters()
+    model.save_pretrained(folder)
+    # Let go of it before it is loaded again.
+    del model, state
+    checkpoint.tokenizer(folder).save_pretrained(folder)
+    progress("Writing", 1, 1)
+    return num_parameters
+
+
+def verify_folder(model_dir: PathLike, checkpoint: Checkpoint, progress: Progress | None = None) -> float:
     """
-    Loads a Hub folder and compares each layer of `VERIFICATION_SENTENCES` with the plain computation from the hdf5.
+    Loads a Hub folder and compares `VERIFICATION_SENTENCES` with the plain computation from the files: each layer, each
+    trained mix, and, of a language model, the logarithms of the probabilities of the first sentence.
 
     Returns:
         `float`: the largest difference, relative to the largest value of its layer.
@@ -142,30 +206,68 @@ def verify_folder(
     progress = progress or _no_progress
     sentences = [list(sentence) for sentence in VERIFICATION_SENTENCES]
     progress("Verifying", 0, 2)
-    references = reference_layers(options_file, weight_file, sentences)
+    with checkpoint.plain() as plain:
+        framed = plain.bilm.layers_with_boundaries(sentences)
+        expected = [reference[:, 1:-1] for reference in framed]
+        mixes = [[_mixed(layers, weights, gamma) for layers in expected] for weights, gamma in plain.mixes]
+        probabilities = _plain_log_probabilities(checkpoint, plain, framed[0][-1], sentences[0])
     progress("Verifying", 1, 2)
-    model = ElmoModel.from_pretrained(model_dir)
-    inputs = ElmoTokenizer.from_pretrained(model_dir)(
-        sentences, is_split_into_words=True, padding=True, return_tensors="pt"
-    )
+    tokenizer: Any = ElmoTokenizer.from_pretrained(model_dir)
+    model: Any = (ElmoModel if checkpoint.words is None else ElmoForPreTraining).from_pretrained(model_dir)
+    inputs = tokenizer(sentences, is_split_into_words=True, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        hidden_states = model(**inputs, output_hidden_states=True).hidden_states
-    # (layers, sentences, words, features)
-    layers = torch.stack(hidden_states).double().numpy()
-    difference = 0.0
-    for index in range(layers.shape[0]):
-        scale = max(np.abs(reference[index]).max() for reference in references)
-        for row, reference in enumerate(references):
-            gap = np.abs(layers[index, row, : reference.shape[1]] - reference[index]).max()
-            # Never smaller for a NaN: it must not pass.
-            difference = float(np.maximum(difference, gap / scale if scale else gap))
+        # (layers, sentences, words, features)
+        outputs = model.base_model(**inputs, output_hidden_states=True)
+        layers = torch.stack(outputs.hidden_states).double().numpy()
+        differences = [
+            _difference([reference[index] for reference in expected], layers[index]) for index in range(len(layers))
+        ]
+        if not checkpoint.config.do_layer_norm:
+            differences += [
+                _difference(references, given.double().numpy())
+                for references, given in zip(mixes, outputs.elmo_representations, strict=False)
+            ]
+        if probabilities is not None:
+            scores = next(score_sentences(model, tokenizer, sentences[:1]))
+            for expected_scores, given_scores in zip(probabilities, (scores.forward, scores.backward), strict=True):
+                differences.append(_difference([expected_scores], np.array([given_scores])))
+    # Never smaller for a NaN: it must not pass.
+    difference = float(np.max(differences))
     if not difference <= MAX_DIFFERENCE:
         raise ValueError(
-            f"{model_dir}: layers must differ from a plain computation from {weight_file} by at most "
+            f"{model_dir}: layers must differ from a plain computation from {checkpoint.source.path} by at most "
             f"{MAX_DIFFERENCE:.0e} of their scale, was: {difference:.1e}."
         )
     progress("Verifying", 2, 2)
     return difference
+
+
+def _mixed(layers: np.ndarray, weights: Sequence[float], gamma: float) -> np.ndarray:
+    exponentials = np.exp(np.array(weights) - max(weights))
+    return gamma * np.einsum("l,lwf->wf", exponentials / exponentials.sum(), layers)
+
+
+def _plain_log_probabilities(
+    checkpoint: Checkpoint, plain: Plain, top: np.ndarray, sentence: list[str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of each word and the end, forward, and of each word and the beginning, backward, in the order of the text."""
+    if plain.softmax is None or checkpoint.words is None:
+        return None
+    places = {word: place for place, word in enumerate(checkpoint.words)}
+    targets = [places.get(word, places["<UNK>"]) for word in ["<S>", *sentence, "</S>"]]
+    half = top.shape[1] // 2
+    size = len(checkpoint.words)
+    forward = log_probabilities(top[:-1, :half], plain.softmax, size, targets[1:])
+    backward = log_probabilities(top[1:, half:], plain.softmax, size, targets[:-1])
+    # The model tells the beginning last, after the words.
+    return forward, np.concatenate([backward[1:], backward[:1]])
+
+
+def _difference(references: Sequence[np.ndarray], given: np.ndarray) -> float:
+    """The largest, relative to the largest value of the references."""
+    scale = max(np.abs(reference).max() for reference in references)
+    gaps = [np.abs(given[row, : len(reference)] - reference).max() for row, reference in enumerate(references)]
+    return float(np.max(gaps) / scale if scale else np.max(gaps))
 
 
 def export_checkpoint(
@@ -264,7 +366,7 @@ With `pip install elmo-hf` and `import elmo_hf` it loads without `trust_remote_c
 
 ## Source
 
-Converted from a checkpoint of bilm-tf by `elmo-hf convert`.
+Converted by `elmo-hf convert` from: {conversion.format}.{_notes(conversion)}
 
 | file | sha256 |
 |---|---|
@@ -274,13 +376,17 @@ Converted from a checkpoint of bilm-tf by `elmo-hf convert`.
 """
 
 
+def _notes(conversion: Conversion) -> str:
+    return "".join(f"\n{note}" for note in conversion.notes)
+
+
 def _verification_line(conversion: Conversion) -> str:
     if conversion.difference is None:
         return "The conversion was not verified."
     layers = conversion.config.num_hidden_layers + 1
     return (
         f"Verified: on {len(VERIFICATION_SENTENCES)} sentences all {layers} layers agree with a plain float64 "
-        f"computation\nfrom the hdf5 file to {conversion.difference:.1e} of their scale."
+        f"computation\nfrom these files to {conversion.difference:.1e} of their scale."
     )
 
 

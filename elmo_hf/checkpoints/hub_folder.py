@@ -21,7 +21,8 @@ from ..configuration_elmo import ElmoConfig
 from ..files import PathLike, check_readable
 from ..modeling_elmo import ElmoForPreTraining
 from ..tokenization_elmo import ElmoTokenizer
-from .bilm_hdf5 import OPTIONS, one_line
+from .bilm_options import OPTIONS
+from .errors import one_line
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -188,7 +188,7 @@ def test_overwriting_replaces_an_elmo_folder_and_nothing_else(checkpoint: Checkp
     (tmp_path / "other" / "diary").touch()
     with pytest.raises(FileExistsError, match="must be an ELMo folder to be overwritten, was something else"):
         convert_checkpoint(*checkpoint, tmp_path / "other", overwrite=True)
-    with pytest.raises(FileExistsError, match="must be a folder without the files to convert, holds .*options.json"):
+    with pytest.raises(FileExistsError, match="must be a folder without the files to convert, holds"):
         convert_checkpoint(*checkpoint, checkpoint[0].parent, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "folder", "other"]
 
