@@ -31,7 +31,8 @@ from benchmarks.allennlp_modules import load_allennlp
 from benchmarks.machine import describe
 from elmo_hf import ElmoConfig, ElmoModel
 from elmo_hf.allennlp import Elmo, batch_to_ids
-from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_options, write_weights
+from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_weights
+from elmo_hf.checkpoints.bilm_options import write_options
 from elmo_hf.checkpoints.conversion import export_checkpoint
 from tests.reference import reference_folder
 

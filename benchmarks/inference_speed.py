@@ -33,7 +33,8 @@ from torch import nn
 from benchmarks.allennlp_modules import load_allennlp
 from benchmarks.machine import best_times, describe, sgemm_rate
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
-from elmo_hf.checkpoints.bilm_hdf5 import write_options, write_weights
+from elmo_hf.checkpoints.bilm_hdf5 import write_weights
+from elmo_hf.checkpoints.bilm_options import write_options
 from tests.reference import reference_folder
 
 SIZES = {

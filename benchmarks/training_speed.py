@@ -23,7 +23,8 @@ from benchmarks.allennlp_modules import load_allennlp
 from benchmarks.inference_speed import SIZES, Sentences, num_words, read_sentences
 from benchmarks.machine import best_times, describe, peak_memory
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
-from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_options, write_weights
+from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_weights
+from elmo_hf.checkpoints.bilm_options import write_options
 
 NAMES = ("elmo_hf", "AllenNLP")
 

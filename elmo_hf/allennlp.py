@@ -4,15 +4,17 @@
 Existing code changes one import. Unlike AllenNLP's, this `Elmo` keeps no state between calls unless `stateful=True`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .checkpoints.bilm_hdf5 import PathLike, read_model
+from .checkpoints.allennlp_archive import read_state
+from .checkpoints.bilm_hdf5 import read_model
 from .configuration_elmo import ElmoConfig
+from .files import PathLike
 from .modeling_elmo import ElmoModel, ElmoScalarMix
 from .tokenization_elmo import batch_to_ids
 
@@ -166,6 +168,16 @@ class Elmo(nn.Module):
         self.stateful = stateful
         # Hidden and cell state after the last call, see `lstm_states` of [`ElmoModel`].
         self._states: tuple[Tensor, Tensor] | None = None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of any module; a state dict of AllenNLP's `Elmo` will do as well."""
+        if isinstance(self.model, ElmoModel) and "_elmo_lstm._token_embedder._char_embedding_weights" in state_dict:
+            location = "`state_dict`"
+            given = read_state(location, state_dict, "_elmo_lstm.", self.model.config)
+            # Fixed weights of the mixes are in AllenNLP's, but no parameters of ours.
+            own = self.model.state_dict()
+            state_dict = {f"model.{name}": value for name, value in given.items() if name in own}
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def get_output_dim(self) -> int:
         """Width of the output, both directions."""

@@ -57,7 +57,8 @@ class ElmoCharacterEncoder(nn.Module):
         super().__init__()
         self.ids_per_word = config.ids_per_word
         self.fill_character = config.fill_character
-        self.boundaries = config.boundary_ids
+        # Tuples, so that the engine sees a change.
+        self.boundaries = tuple(map(tuple, config.boundary_ids))
         self.filter_widths = tuple(width for width, _ in config.char_cnn_filters)
         self.word_embeddings = None
         if config.word_embedding_dim:

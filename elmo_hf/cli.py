@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .checkpoints.bilm_hdf5 import Progress
+from .checkpoints.bilm_tensors import Progress
 from .checkpoints.conversion import convert_checkpoint, export_checkpoint
 from .checkpoints.hub_folder import check_sizes, load_config, load_language_model, load_model, load_tokenizer
 from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
@@ -59,34 +59,54 @@ def main():
 
 @app.command()
 def convert(
-    options_file: Annotated[Path, typer.Argument(metavar="OPTIONS.json", help="Options of bilm-tf or AllenNLP.")],
-    weight_file: Annotated[Path, typer.Argument(metavar="WEIGHTS.hdf5", help="The weights that belong to them.")],
-    output_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder to make, new or empty.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT OUT_DIR",
+            help="A folder, a zip, a tar, or a name of `elmo-hf released`; or OPTIONS.json WEIGHTS.hdf5. Last, the "
+            "folder to make.",
+        ),
+    ],
     license: Annotated[str | None, typer.Option(help="For the model card, apache-2.0 for example.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an ELMo folder that is there.")] = False,
-    verify: Annotated[bool, typer.Option(help="Compare the result with a plain computation from the hdf5.")] = True,
+    verify: Annotated[bool, typer.Option(help="Compare the result with a plain computation from the files.")] = True,
+    format: Annotated[
+        str | None, typer.Option(help="hdf5, tensorflow, tfhub, allennlp or many-langs, if there are several.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which biLM of the folder or archive, if there are several.")
+    ] = None,
+    softmax: Annotated[Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the file of its softmax.")] = None,
+    vocab: Annotated[Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the words of the softmax.")] = None,
 ):
-    """Turn a checkpoint of bilm-tf or AllenNLP into a folder for from_pretrained and the Hub."""
+    """Turn a checkpoint of another library into a folder for from_pretrained and the Hub."""
     with _one_line_errors(), _progress_bars() as progress:
+        if not 2 <= len(paths) <= 3:
+            raise ValueError(f"`convert` takes CHECKPOINT OUT_DIR or OPTIONS WEIGHTS OUT_DIR, got {len(paths)} paths.")
         conversion = convert_checkpoint(
-            options_file,
-            weight_file,
-            output_dir,
+            *paths,
             overwrite=overwrite,
             verify=verify,
             license=license,
+            format=format,
+            name=name,
+            softmax_file=softmax,
+            vocab_file=vocab,
             progress=progress,
         )
-    config = conversion.config
+    config, output_dir = conversion.config, Path(paths[-1])
     typer.echo(f"\n{output_dir}")
+    typer.echo(f"  from        {conversion.format}")
     typer.echo(f"  model       {_sizes(config)}")
     typer.echo(f"  parameters  {conversion.num_parameters:,} ({conversion.num_bytes / 1e6:,.1f} MB of safetensors)")
     if conversion.difference is None:
         typer.echo("  verified    no")
     else:
-        typer.echo(f"  verified    all layers agree with the hdf5 file to {conversion.difference:.1e} of their scale")
-    for name, sha256 in conversion.sha256.items():
-        typer.echo(f"  sha256      {sha256}  {name}")
+        typer.echo(f"  verified    all layers agree with these files to {conversion.difference:.1e} of their scale")
+    for file, sha256 in conversion.sha256.items():
+        typer.echo(f"  sha256      {sha256}  {file}")
+    for note in conversion.notes:
+        typer.echo(f"  note        {note}")
     typer.echo(
         f'\nNext:\n  AutoModel.from_pretrained("{output_dir}")    after `import elmo_hf`\n'
         f"  hf upload YOUR_NAME/{output_dir.name} {output_dir}"
@@ -98,12 +118,16 @@ def export(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A folder of save_pretrained or convert.")],
     options_file: Annotated[Path, typer.Argument(metavar="OPTIONS.json", help="The options to write.")],
     weight_file: Annotated[Path, typer.Argument(metavar="WEIGHTS.hdf5", help="The weights to write.")],
+    softmax: Annotated[Path | None, typer.Option(help="Write the softmax of a language model, too.")] = None,
+    vocab: Annotated[Path | None, typer.Option(help="Write the words of the softmax, too.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ):
     """Write the biLM of a folder as the files that AllenNLP and bilm-tf read."""
     with _one_line_errors():
-        export_checkpoint(model_dir, options_file, weight_file, overwrite=overwrite)
-    typer.echo(f"{options_file}\n{weight_file}")
+        export_checkpoint(
+            model_dir, options_file, weight_file, softmax_file=softmax, vocab_file=vocab, overwrite=overwrite
+        )
+    typer.echo("\n".join(str(path) for path in (options_file, weight_file, softmax, vocab) if path is not None))
 
 
 class Optimizer(StrEnum):
@@ -478,10 +502,24 @@ def _bilm(
 
 
 def _sizes(config: ElmoConfig) -> str:
-    return (
-        f"{config.num_hidden_layers} layers x 2 directions, {config.cell_size} cells projected to "
-        f"{config.projection_dim}; {config.num_filters} character filters, {config.num_highway_layers} highways"
-    )
+    parts = [f"{config.num_hidden_layers} layers x 2 directions, {config.cell_size} cells projected to "]
+    parts[0] += f"{config.projection_dim}"
+    if config.word_embedding_dim:
+        parts.append(f"{config.word_lexicon_size - 1:,} words")
+    if config.max_characters_per_token:
+        parts.append(f"{config.num_filters} character filters, {config.num_highway_layers} highways")
+    return "; ".join(parts)
+
+
+# What the library calls an argument, and the command an option.
+_OPTIONS = {
+    "overwrite": "--overwrite",
+    "format": "--format",
+    "name": "--name",
+    "license": "--license",
+    "softmax_file": "--softmax",
+    "vocab_file": "--vocab",
+}
 
 
 @contextmanager
@@ -490,7 +528,9 @@ def _one_line_errors() -> Iterator[None]:
         yield
     # The last is what a full disk looks like to safetensors.
     except (ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
-        message = " ".join(str(error).split()).replace("`overwrite`", "`--overwrite`")
+        message = " ".join(str(error).split())
+        for argument, option in _OPTIONS.items():
+            message = message.replace(f"`{argument}`", f"`{option}`")
         # A name in a damaged file may be of any length, and of any characters.
         message = "".join(letter if letter.isprintable() else "?" for letter in message)
         typer.echo(f"elmo-hf: {message if len(message) <= 480 else message[:477] + '...'}", err=True)

@@ -30,7 +30,7 @@ def test_convert_prints_bars_a_summary_and_the_next_steps(reference_dir: Path, t
     assert code == 0
     assert "2 layers x 2 directions, 64 cells projected to 16; 124 character filters, 2 highways" in out
     assert "parameters  105,128 (0.4 MB of safetensors)" in out
-    assert "all layers agree with the hdf5 file to " in out
+    assert "all layers agree with these files to " in out
     assert "dfdfd3001b5965b4b6ef857ac772b6624984f8248eaae08fb9be6d1b51ad8755  lm_weights.hdf5" in out
     assert f"hf upload YOUR_NAME/elmo-tiny {tmp_path / 'elmo-tiny'}" in out
     for step in ("Reading", "Writing", "Verifying", "Hashing"):

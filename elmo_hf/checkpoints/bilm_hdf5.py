@@ -4,7 +4,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
@@ -344,6 +344,14 @@ def write_datasets(model: torch.nn.Module | Mapping[str, torch.Tensor], config: 
     with h5py.File(weight_file, "w") as file:
         for entry in table:
             file.create_dataset(entry.dataset, data=_in_file_layout(entry, state))
+
+
+def write_softmax(weight: torch.Tensor, bias: torch.Tensor, order: Sequence[int], softmax_file: PathLike):
+    """Writes the softmax of a language model as AI2 released it, straight into the file; its rows in that order."""
+    rows = torch.as_tensor(order)
+    with h5py.File(softmax_file, "w") as file:
+        for name, values in zip(SOFTMAX_DATASETS, (weight, bias), strict=True):
+            file.create_dataset(name, data=values.detach().to("cpu", torch.float32)[rows].numpy())
 
 
 def _is_absent(entry: TensorEntry, config: ElmoConfig, state: Mapping[str, torch.Tensor]) -> bool:

@@ -108,7 +108,7 @@ def config_of_options(
         sizes[option.field] = _checked_option(location, option, value)
     if values:
         unknown = ", ".join(f"`{shortened(key, 40)}`" for key in sorted(values)[:5])
-        logger.warning(f"{location}: {unknown} are no options of bilm-tf and ignored, as it does.")
+        logger.warning(f"{location}: {unknown} is unknown to bilm-tf and ignored, as bilm-tf does.")
     try:
         if not has_characters:
             spelling = spelling_of_words(location, words)

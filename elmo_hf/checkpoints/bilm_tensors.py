@@ -286,7 +286,7 @@ def read_tensors(
 def _check_names(file: ArrayFile, table: list[TensorEntry], ignored: Sequence[str]):
     known = {entry.dataset for entry in table} | set(ignored)
     for name, fact in file.found.items():
-        if name.startswith("rnn/"):
+        if name == "rnn" or name.startswith("rnn/"):
             raise ValueError(f"{file.location}: a biLM must have two directions, has the names of a single one.")
         if name not in known and fact.kind not in ("unknown", "dataset"):
             raise ValueError(f"{file.location}: `{shortened(name)}` must be a group of this file, was: {fact.kind}.")

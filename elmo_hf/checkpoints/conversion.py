@@ -22,13 +22,14 @@ from ..configuration_elmo import ElmoConfig
 from ..files import PathLike, atomic_files, atomic_folder
 from ..modeling_elmo import ElmoForPreTraining, ElmoModel
 from ..scoring import score_sentences
+from ..spelling_elmo import LexiconSpelling
 from ..tokenization_elmo import ElmoTokenizer
-from .bilm_hdf5 import BilmHdf5, write_datasets
+from .bilm_hdf5 import BilmHdf5, write_datasets, write_softmax
 from .bilm_options import options_text
 from .bilm_reference import log_probabilities
 from .bilm_tensors import Progress
 from .formats import Checkpoint, Plain, open_checkpoint
-from .hub_folder import check_sizes, load_config, load_model
+from .hub_folder import check_sizes, load_config, load_model, load_tokenizer
 from .sources import Files
 
 # What verification reads: several scripts, a word whose cut falls within a letter, the literal boundaries, one word
@@ -194,8 +195,8 @@ def _write_folder(checkpoint: Checkpoint, folder: Path, progress: Progress) -> i
 
 def verify_folder(model_dir: PathLike, checkpoint: Checkpoint, progress: Progress | None = None) -> float:
     """
-    Loads a Hub folder and compares `VERIFICATION_SENTENCES` with the plain computation from the files: each layer, each
-    trained mix, and, of a language model, the logarithms of the probabilities of the first sentence.
+    Loads a Hub folder and compares `VERIFICATION_SENTENCES` with the plain computation from the files: each layer,
+    each trained mix, and, of a language model, the logarithms of the probabilities of the first sentence.
 
     Returns:
         `float`: the largest difference, relative to the largest value of its layer.
@@ -271,7 +272,13 @@ def _difference(references: Sequence[np.ndarray], given: np.ndarray) -> float:
 
 
 def export_checkpoint(
-    model_dir: PathLike, options_file: PathLike, weight_file: PathLike, *, overwrite: bool = False
+    model_dir: PathLike,
+    options_file: PathLike,
+    weight_file: PathLike,
+    *,
+    softmax_file: PathLike | None = None,
+    vocab_file: PathLike | None = None,
+    overwrite: bool = False,
 ) -> ElmoConfig:
     """
     Writes the biLM of a Hub folder, an [`ElmoModel`] or a fine-tuned head, as files that AllenNLP and bilm-tf read.
@@ -282,6 +289,10 @@ def export_checkpoint(
         model_dir (`str` or `os.PathLike`): a folder on this machine, written by `save_pretrained` or by conversion.
         options_file (`str` or `os.PathLike`): the options.json to write.
         weight_file (`str` or `os.PathLike`): the hdf5 file to write.
+        softmax_file (`str` or `os.PathLike`, *optional*): an hdf5 file for the softmax of a language model, as AI2
+            released it; with `vocab_file`.
+        vocab_file (`str` or `os.PathLike`, *optional*): the words of a language model, in the order of the rows of its
+            softmax; or those of a biLM that reads whole words, in the order of its table.
         overwrite (`bool`): whether files in these places are replaced.
 
     Returns:
@@ -290,33 +301,59 @@ def export_checkpoint(
     Raises:
         FileNotFoundError: `model_dir` is not a folder with a config.json.
         FileExistsError: one of the files is there already.
-        ValueError: the folder does not hold a complete biLM, or one that the format has no place for, or one of the
-            files is part of the folder.
+        ValueError: the folder does not hold a complete biLM, or one that the format has no place for, or no language
+            model where one is asked for, or one of the files is part of the folder.
     """
     config = load_config(model_dir)
-    _check_places(model_dir, options_file, weight_file)
-    with atomic_files([options_file, weight_file], overwrite=overwrite) as (new_options, new_weights):
-        model = load_model(model_dir, ElmoModel, config)
+    if softmax_file is not None and vocab_file is None:
+        raise ValueError("`vocab_file` must be given with `softmax_file`, for the words of its rows, was None.")
+    places = [path for path in (options_file, weight_file, softmax_file, vocab_file) if path is not None]
+    _check_places(model_dir, places)
+    options, is_language_model = options_text(config), "ElmoForPreTraining" in (config.architectures or ())
+    if softmax_file is not None and not is_language_model:
+        raise ValueError(f"{model_dir}: must be a language model to have a softmax, was: no softmax.")
+    with atomic_files(places, overwrite=overwrite) as (new_options, new_weights, *others):
+        model: Any = load_model(model_dir, ElmoModel if softmax_file is None else ElmoForPreTraining, config)
         write_datasets(model, config, new_weights)
-        new_options.write_text(options_text(config), encoding="utf-8")
+        if vocab_file is not None:
+            words, order = _words_to_export(model_dir, load_tokenizer(model_dir, config))
+            others[-1].write_text("".join(f"{word}\n" for word in words), encoding="utf-8", newline="\n")
+            if softmax_file is not None:
+                write_softmax(model.softmax.weight, model.softmax.bias, order, others[0])
+        new_options.write_text(options, encoding="utf-8")
     return config
 
 
-def _check_places(model_dir: PathLike, options_file: PathLike, weight_file: PathLike):
-    """Raises ValueError if one of the files to write is the other one, or part of the folder to read."""
-    options, weights = Path(os.path.realpath(options_file)), Path(os.path.realpath(weight_file))
-    if options == weights or (options.exists() and weights.exists() and options.samefile(weights)):
-        raise ValueError(f"{weight_file}: must be another file than the options, was the same.")
-    for path in (options, weights):
+def _words_to_export(model_dir: PathLike, tokenizer: ElmoTokenizer) -> tuple[list[str], list[int]]:
+    """Words in the order of a file of bilm-tf, and the rows of our softmax in that order."""
+    words, spelling = tokenizer.word_vocabulary, tokenizer.spelling
+    if isinstance(spelling, LexiconSpelling) and spelling.words is not None:
+        # One vocabulary serves the table of words and the softmax.
+        own = sorted(spelling.words, key=spelling.words.__getitem__)
+        places = {word: place for place, word in enumerate(words or own)}
+        return own, [places[word] for word in own]
+    if words is None:
+        raise ValueError(f"{model_dir}: must have words to be written, had no vocab.txt.")
+    return words, list(range(len(words)))
+
+
+def _check_places(model_dir: PathLike, paths: Sequence[PathLike]):
+    """Raises ValueError if one of the files to write is another one, or part of the folder to read."""
+    seen: list[Path] = []
+    for path in paths:
+        place = Path(os.path.realpath(path))
+        for other in seen:
+            if place == other or (place.exists() and other.exists() and place.samefile(other)):
+                raise ValueError(f"{path}: must be another file than the others to be written, was the same as one.")
         for own in Path(model_dir).iterdir():
-            if path == own.resolve() or (path.exists() and path.samefile(own)):
+            if place == own.resolve() or (place.exists() and place.samefile(own)):
                 raise ValueError(f"{path}: must be outside of the model that is exported, was a part of it.")
+        seen.append(place)
 
 
 def model_card(conversion: Conversion, license: str | None = None) -> str:
     """README.md of a converted checkpoint: what the files say of it, how to load it and where it is from."""
     config, name = conversion.config, conversion.folder.absolute().name
-    filters = ", ".join(f"{number} of width {width}" for width, number in config.char_cnn_filters)
     clips = [("cell", config.cell_clip), ("projection", config.proj_clip)]
     hashes = "\n".join(f"| `{file}` | `{sha256}` |" for file, sha256 in conversion.sha256.items())
     return f"""\
@@ -358,9 +395,7 @@ With `pip install elmo-hf` and `import elmo_hf` it loads without `trust_remote_c
 | parameters | {conversion.num_parameters:,} |
 | width of the output | {config.hidden_size} (2 directions of {config.projection_dim}) |
 | LSTM layers in each direction | {config.num_hidden_layers}, {config.cell_size} cells each |
-| character convolutions | {config.num_filters} filters ({filters}), {config.char_cnn_activation} |
-| highway layers | {config.num_highway_layers} |
-| characters a word | {config.max_characters_per_token}, vectors of {config.char_embedding_dim} |
+{_word_sizes(config)}
 | clips | {", ".join(f"{part} {'none' if clip is None else f'{clip:g}'}" for part, clip in clips)} |
 | skip connections | {"yes" if config.use_skip_connections else "no"} |
 
@@ -374,6 +409,23 @@ Converted by `elmo-hf convert` from: {conversion.format}.{_notes(conversion)}
 
 {_verification_line(conversion)}
 """
+
+
+def _word_sizes(config: ElmoConfig) -> str:
+    """Lines of the table of sizes."""
+    lines = []
+    if config.word_embedding_dim:
+        lines.append(f"| table of words | {config.word_lexicon_size - 1:,}, vectors of {config.word_embedding_dim} |")
+    if config.max_characters_per_token:
+        filters = ", ".join(f"{number} of width {width}" for width, number in config.char_cnn_filters)
+        lines += [
+            f"| character convolutions | {config.num_filters} filters ({filters}), {config.char_cnn_activation} |",
+            f"| highway layers | {config.num_highway_layers} |",
+            f"| characters per word | {config.max_characters_per_token}, vectors of {config.char_embedding_dim} |",
+        ]
+    if config.word_vocab_size:
+        lines.append(f"| words that it predicts | {config.word_vocab_size:,} |")
+    return "\n".join(lines)
 
 
 def _notes(conversion: Conversion) -> str:

@@ -147,7 +147,7 @@ def open_checkpoint(paths: Sequence[PathLike], format: str | None = None, name: 
         if names := kind.names(source):
             return kind.open(source, _chosen(source, names, kind.default(source, names) if name is None else name))
     wanted = "of a biLM" if format is None else f"of the format {format}"
-    there = ", ".join(shortened(found, 40) for found in source.names[:5]) or "no files"
+    there = ", ".join(shortened(found.rpartition("/")[2], 40) for found in source.names[:5]) or "no files"
     raise ValueError(
         f"{source.path}: must hold a checkpoint {wanted}: *.hdf5 with options.json, *.index with *.data-*, "
         f"weights.th, or encoder.pkl with token_embedder.pkl; has {there}."

@@ -41,8 +41,8 @@ _NOTES = (
 )
 
 _ASSUMED = (
-    "The file of its structure was not beside it. What tensors do not tell is that of all released models: relu, clips "
-    "at 3 and 50 characters per word."
+    "The file of its structure was not beside it. What tensors do not tell is that of all released models: relu, "
+    "clips at 3 and 50 characters per word."
 )
 
 

@@ -14,15 +14,9 @@ import torch
 
 from elmo_hf import ElmoConfig, ElmoModel
 from elmo_hf.checkpoints import bilm_hdf5
-from elmo_hf.checkpoints.bilm_hdf5 import (
-    TRAINING_OPTIONS,
-    read_model,
-    read_options,
-    read_weights,
-    tensor_table,
-    write_options,
-    write_weights,
-)
+from elmo_hf.checkpoints.bilm_hdf5 import read_model, read_weights, write_weights
+from elmo_hf.checkpoints.bilm_options import TRAINING_OPTIONS, read_options, write_options
+from elmo_hf.checkpoints.bilm_tensors import tensor_table
 from tests.checkpoints.random_checkpoint import Checkpoint, assert_same_bits, datasets_of, write_random_checkpoint
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -124,8 +118,6 @@ def test_keys_that_bilm_tf_may_leave_out_have_its_values(checkpoint: Checkpoint)
 BAD_OPTIONS: dict[str, tuple[Callable[[dict], Any], type[Exception], str]] = {
     "missing": (lambda o: o["lstm"].pop("dim"), ValueError, "`lstm.dim` must be given, was missing"),
     "missing group": (lambda o: o.pop("lstm"), ValueError, "`lstm.dim` must be given, was missing"),
-    "misspelt": (lambda o: o["lstm"].update(cell_clp=3), ValueError, "`lstm.cell_clp` must be a key of bilm-tf's"),
-    "unknown": (lambda o: o.update(attention=True), ValueError, "`attention` must be a key of bilm-tf's"),
     "over words": (lambda o: o.pop("char_cnn"), ValueError, "`char_cnn` must be given, was missing"),
     "one direction": (lambda o: o.update(bidirectional=False), ValueError, "`bidirectional` must be true, was: False"),
     "a list": (lambda o: o.update(lstm=[4096]), TypeError, r"`lstm` must be a JSON object, was: \[4096\]"),
@@ -170,6 +162,18 @@ BAD_OPTIONS: dict[str, tuple[Callable[[dict], Any], type[Exception], str]] = {
         "`lstm.use_skip_connections` must be true or false, was: 1",
     ),
 }
+
+
+# Seen in public files.
+@pytest.mark.parametrize("key", ["reverse", "lstm.projection_after_highway", "initial_accumulator_value", "name"])
+def test_options_that_the_originals_ignore_give_a_warning(
+    key: str, checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
+):
+    plain = read_options(checkpoint[0]).to_dict()
+    group, _, name = key.rpartition(".")
+    edited_options(checkpoint[0], lambda options: (options[group] if group else options).update({name: True}))
+    assert read_options(checkpoint[0]).to_dict() == plain
+    assert f"`{key}` is unknown to bilm-tf and ignored" in caplog.text
 
 
 @pytest.mark.parametrize(("edit", "error", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
@@ -260,7 +264,15 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         lambda f: f.create_dataset("CNN/W_cnn_3", data=[1.0]),
         "every dataset must be one .* 'CNN/W_cnn_3' was not",
     ),
-    "extra group": (lambda f: f.create_group("CNN_high_1"), "'CNN_high_1' was not"),
+    "extra group": (lambda f: f.create_group("optimizer"), "'optimizer' was not"),
+    "extra highway": (
+        lambda f: f.create_dataset("CNN_high_1/b_carry", data=np.zeros(3)),
+        "'CNN_high_1/b_carry' was not",
+    ),
+    "one direction": (
+        lambda f: f.create_group("rnn"),
+        "a biLM must have two directions, has the names of a single one",
+    ),
     "shape": (
         lambda f: replace(f, f"{LSTM}/W_P_0", data=np.zeros((5, 6), "f4")),
         rf"`{LSTM}/W_P_0` must have shape \(6, 5\) by the options, was: \(5, 6\)",

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from elmo_hf import ElmoConfig, ElmoTokenizer
-from elmo_hf.checkpoints import bilm_hdf5, conversion
-from elmo_hf.checkpoints.bilm_hdf5 import read_model, read_options, read_weights
+from elmo_hf import ElmoTokenizer
+from elmo_hf.checkpoints import conversion
+from elmo_hf.checkpoints.bilm_hdf5 import BilmHdf5, read_model
+from elmo_hf.checkpoints.bilm_options import read_options
+from elmo_hf.checkpoints.bilm_reference import PlainBilm
 from elmo_hf.checkpoints.conversion import convert_checkpoint, export_checkpoint
-from elmo_hf.checkpoints.reference import reference_layers
+from elmo_hf.checkpoints.sources import Files
 from tests.checkpoints.random_checkpoint import Checkpoint, assert_same_bits
 
 # --- the plain computation -------------------------------------------------------------------------------------------
@@ -26,7 +28,9 @@ def test_the_plain_computation_gives_the_tensorflow_outputs(reference_dir: Path)
     rows = json.loads((reference_dir / "sentences.json").read_text(encoding="utf-8"))
     # Without carried state, the first batch alone is comparable.
     sentences = [row[0].split() for row in rows]
-    layers = reference_layers(reference_dir / "options.json", reference_dir / "lm_weights.hdf5", sentences)
+    files = [reference_dir / "options.json", reference_dir / "lm_weights.hdf5"]
+    with BilmHdf5(Files.named(*files), *map(str, files)).plain() as plain:
+        layers = plain.bilm.layers(sentences)
     for row, sentence in enumerate(sentences):
         with h5py.File(reference_dir / f"lm_embeddings_{row}.hdf5", "r") as file:
             # (2 directions, words, 16)
@@ -117,12 +121,14 @@ def test_the_model_card_tells_licence_sizes_and_that_nothing_was_verified(checkp
 def test_a_model_that_differs_from_the_file_is_refused_with_the_figure(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def swapped(weight_file: Path, config: ElmoConfig, progress: object) -> dict[str, torch.Tensor]:
-        state = read_weights(weight_file, config)
+    read = BilmHdf5.read
+
+    def swapped(checkpoint: BilmHdf5, progress: object) -> dict[str, torch.Tensor]:
+        state = read(checkpoint)
         names = [f"encoder.{direction}_layers.0.weight_hr" for direction in ("forward", "backward")]
         return state | {names[0]: state[names[1]], names[1]: state[names[0]]}
 
-    monkeypatch.setattr(bilm_hdf5, "read_weights", swapped)
+    monkeypatch.setattr(BilmHdf5, "read", swapped)
     with pytest.raises(
         ValueError, match=r"must differ from a plain computation .* by at most 1e-04 .* was: \d\.\de[-+]\d"
     ):
@@ -133,7 +139,7 @@ def test_a_model_that_differs_from_the_file_is_refused_with_the_figure(
 def test_a_model_that_gives_no_numbers_is_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(conversion, "reference_layers", lambda *_: [np.full((3, 12, 10), np.nan)] * 4)
+    monkeypatch.setattr(PlainBilm, "layers_with_boundaries", lambda *_: [np.full((3, 14, 10), np.nan)] * 4)
     monkeypatch.setattr(conversion, "VERIFICATION_SENTENCES", [["a"] * 12] * 4)
     with pytest.raises(ValueError, match="was: nan"):
         convert_checkpoint(*checkpoint, tmp_path / "folder")
