@@ -14,6 +14,7 @@ from transformers.utils import logging
 from .checkpoints.allennlp_archive import read_state
 from .checkpoints.bilm_hdf5 import read_model
 from .configuration_elmo import ElmoConfig
+from .downloads import local_file
 from .files import PathLike
 from .modeling_elmo import ElmoModel, ElmoScalarMix
 from .tokenization_elmo import batch_to_ids
@@ -83,8 +84,10 @@ class Elmo(nn.Module):
     mode, where dropout is on.
 
     Args:
-        options_file (`str` or `os.PathLike`, *optional*): the options.json; `None` with `module`.
-        weight_file (`str` or `os.PathLike`, *optional*): the hdf5 file of weights; `None` with `module`.
+        options_file (`str` or `os.PathLike`, *optional*): the options.json, a file or an address, which is downloaded
+            once; `None` with `module`.
+        weight_file (`str` or `os.PathLike`, *optional*): the hdf5 file of weights, or its address; `None` with
+            `module`.
         num_output_representations (`int`): how many mixes to return. The biLM runs once for all of them.
         requires_grad (`bool`): whether the biLM is trained. The mixes are, unless their weights are given. Not read
             with `module`.
@@ -156,6 +159,7 @@ class Elmo(nn.Module):
                 )
             if words is not None:
                 behaviours["word_cache_size"] = ElmoConfig().word_cache_size + len(words)
+            options_file, weight_file = local_file(options_file), local_file(weight_file)
             self.model = read_model(
                 options_file, weight_file, scalar_mix_parameters=scalar_mix_parameters, **behaviours
             )

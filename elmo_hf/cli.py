@@ -113,6 +113,34 @@ def convert(
     )
 
 
+@app.command("released")
+def list_released(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell all that is known of this one.")] = None,
+):
+    """List the released ELMo checkpoints, which `convert` takes by their names."""
+    from .released import released, similar_names
+
+    with _one_line_errors():
+        entries = released()
+        if name is not None and name not in entries:
+            hint = ", ".join(similar_names(name)) or "none is like it"
+            raise ValueError(f"`NAME` must be one of `elmo-hf released`, was: {name} ({hint}).")
+    if name is not None:
+        for key, value in vars(entries[name]).items():
+            text = "\n            ".join(value) if isinstance(value, tuple) else str(value)
+            if value:
+                typer.echo(f"{key:<10}  {text}")
+        return
+    rows = [("NAME", "LANGUAGE", "FORMAT", "MB", "LICENCE", "WHAT IT IS", "TRAINED ON")]
+    rows += [
+        (one.name, one.language, one.format, str(one.size or "?"), one.license, one.title, one.text)
+        for one in entries.values()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 @app.command()
 def export(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A folder of save_pretrained or convert.")],

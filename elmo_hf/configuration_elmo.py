@@ -3,6 +3,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -223,6 +224,19 @@ class ElmoConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As in transformers, but of a folder that holds the checkpoint of another library, it says what to do."""
+        path = str(pretrained_model_name_or_path)
+        try:
+            result = super().get_config_dict(path, **kwargs)
+        except OSError:
+            _refuse_foreign_checkpoint(path)
+            raise
+        if "model_type" not in result[0]:
+            _refuse_foreign_checkpoint(path)
+        return result
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, but values that are given to `from_pretrained` are checked as well."""
         # transformers would set them after `__init__`.
@@ -247,6 +261,16 @@ class ElmoConfig(PretrainedConfig):
     def ids_per_word(self) -> int:
         """Ids per word in `input_ids`: its row in the table of words, if there is one, and its characters."""
         return int(self.word_embedding_dim > 0) + self.max_characters_per_token
+
+
+def _refuse_foreign_checkpoint(path: str):
+    """Raises an OSError if a folder holds no model of transformers, but one that can become one."""
+    endings = (".hdf5", ".h5", ".index", ".th", ".pkl")
+    if os.path.isdir(path) and any(name.endswith(endings) for name in os.listdir(path)):
+        raise OSError(
+            f"{path} holds the checkpoint of another library. `elmo-hf convert {path} OUT_DIR` makes a folder of it "
+            "that `from_pretrained` loads."
+        ) from None
 
 
 def _number(name: str, value: Any) -> Any:

@@ -6,7 +6,6 @@ second, plain computation from the same files, described in a model card, and mo
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -19,8 +18,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ..configuration_elmo import ElmoConfig
+from ..downloads import is_address, local_file
 from ..files import PathLike, atomic_files, atomic_folder
 from ..modeling_elmo import ElmoForPreTraining, ElmoModel
+from ..released import Released, download_released, released, similar_names
 from ..scoring import score_sentences
 from ..spelling_elmo import LexiconSpelling
 from ..tokenization_elmo import ElmoTokenizer
@@ -30,6 +31,7 @@ from .bilm_reference import log_probabilities
 from .bilm_tensors import Progress
 from .formats import Checkpoint, Plain, open_checkpoint
 from .hub_folder import check_sizes, load_config, load_model, load_tokenizer
+from .model_card import model_card
 from .sources import Files
 
 # What verification reads: several scripts, a word whose cut falls within a letter, the literal boundaries, one word
@@ -68,6 +70,7 @@ class Conversion:
         difference: largest difference of any layer, mix and logarithm of a probability from the plain computation,
             relative to the largest value of each; `None` when it was not verified.
         notes: what was assumed and what was left out.
+        entry: of the list of released checkpoints, where it was converted by its name.
     """
 
     folder: Path
@@ -78,6 +81,7 @@ class Conversion:
     sha256: dict[str, str]
     difference: float | None
     notes: list[str]
+    entry: Released | None = None
 
 
 def convert_checkpoint(
@@ -85,6 +89,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     verify: bool = True,
     license: str | None = None,
+    repo_id: str | None = None,
     format: str | None = None,
     name: str | None = None,
     softmax_file: PathLike | None = None,
@@ -95,17 +100,21 @@ def convert_checkpoint(
     Turns a checkpoint of another library into a folder that `from_pretrained` loads and the Hub takes as it is.
 
         convert_checkpoint(FOLDER_OR_ARCHIVE, OUTPUT_DIR)
+        convert_checkpoint("russian-wiki", OUTPUT_DIR)
         convert_checkpoint(OPTIONS_FILE, WEIGHT_FILE, OUTPUT_DIR)
 
     The folder is made beside its place under another name, verified, and moved. An interruption leaves nothing behind
     but what the next conversion into that place removes, and what stood in the place before stays there until then.
 
     Args:
-        paths_and_output (`str` or `os.PathLike`): a folder, a zip, a tar or a file that holds a checkpoint, or the
-            options.json and the hdf5 file that belongs to it; last, the folder to make, new or empty.
+        paths_and_output (`str` or `os.PathLike`): a folder, a zip, a tar or a file that holds a checkpoint, or one of
+            the names of [`released`], which is downloaded; or the options.json and the hdf5 file that belongs to it.
+            Files may be addresses. Last, the folder to make, new or empty.
         overwrite (`bool`): whether an ELMo folder in that place is replaced. Any other folder never is.
         verify (`bool`): whether to load the folder and hold it against a second, plain computation from the files.
-        license (`str`, *optional*): what the model card says, a licence identifier of the Hub. The files do not tell.
+        license (`str`, *optional*): what the model card says, a licence identifier of the Hub. The files do not tell;
+            of a released checkpoint it is what its publisher states.
+        repo_id (`str`, *optional*): the repository of the Hub that the folder is for; its model card loads that.
         format (`str`, *optional*): one of [`known_formats`], where a folder holds several.
         name (`str`, *optional*): which checkpoint of the folder, or which module of the archive, if there are several.
         softmax_file (`str` or `os.PathLike`, *optional*): with OPTIONS_FILE and WEIGHT_FILE, the hdf5 file of the
@@ -128,6 +137,12 @@ def convert_checkpoint(
             f"{len(paths_and_output)} paths."
         )
     progress = progress or _no_progress
+    entry = _entry(paths)
+    if entry is not None:
+        paths, format = [download_released(entry.name)], format or entry.format
+        license = license or entry.hub_license
+    paths = [local_file(path) for path in paths]
+    softmax_file, vocab_file = (None if path is None else local_file(path) for path in (softmax_file, vocab_file))
     for path in (*paths, softmax_file, vocab_file):
         if path is not None and Path(os.path.realpath(output_dir)) in Path(os.path.realpath(path)).parents:
             raise FileExistsError(f"{output_dir}: must be a folder without the files to convert, holds {path}.")
@@ -148,9 +163,24 @@ def convert_checkpoint(
             sha256=_sha256(files, progress),
             difference=difference,
             notes=checkpoint.notes,
+            entry=entry,
         )
-        (folder / "README.md").write_text(model_card(conversion, license), encoding="utf-8")
+        (folder / "README.md").write_text(
+            model_card(conversion, license, repo_id, len(VERIFICATION_SENTENCES)), encoding="utf-8"
+        )
     return conversion
+
+
+def _entry(paths: Sequence[PathLike]) -> Released | None:
+    """The released checkpoint of this name, where it is a name and no file."""
+    if len(paths) > 1 or os.path.exists(paths[0]) or is_address(paths[0]):
+        return None
+    name = str(paths[0])
+    if name not in released() and os.sep not in name and (similar := similar_names(name)):
+        raise FileNotFoundError(
+            f"{name}: must be a folder, a file or a name of `elmo-hf released` ({', '.join(similar)}?), was missing."
+        )
+    return released().get(name)
 
 
 def _opened(
@@ -349,97 +379,6 @@ def _check_places(model_dir: PathLike, paths: Sequence[PathLike]):
             if place == own.resolve() or (place.exists() and place.samefile(own)):
                 raise ValueError(f"{path}: must be outside of the model that is exported, was a part of it.")
         seen.append(place)
-
-
-def model_card(conversion: Conversion, license: str | None = None) -> str:
-    """README.md of a converted checkpoint: what the files say of it, how to load it and where it is from."""
-    config, name = conversion.config, conversion.folder.absolute().name
-    clips = [("cell", config.cell_clip), ("projection", config.proj_clip)]
-    hashes = "\n".join(f"| `{file}` | `{sha256}` |" for file, sha256 in conversion.sha256.items())
-    return f"""\
----
-{f"license: {license}" if license else "# license: not known from the files"}
-library_name: transformers
-pipeline_tag: feature-extraction
-tags:
-- elmo
-- bilm
-- word-embeddings
----
-
-# {name}
-
-ELMo: a bidirectional language model that reads words as characters and gives each word a vector that depends on its
-sentence ([Deep contextualized word representations](https://arxiv.org/abs/1802.05365), Peters et al., 2018).
-
-## Use
-
-```python
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)}, trust_remote_code=True)
-model = AutoModel.from_pretrained({json.dumps(name)}, trust_remote_code=True)
-inputs = tokenizer(["The river bank was muddy."], return_tensors="pt")
-outputs = model(**inputs, output_hidden_states=True)
-outputs.last_hidden_state  # (1, words, {config.hidden_size})
-outputs.hidden_states      # {config.num_hidden_layers + 1} layers of that shape
-```
-
-With `pip install elmo-hf` and `import elmo_hf` it loads without `trust_remote_code`. The scalar mix that makes
-`last_hidden_state` is untrained and weighs the layers equally: train it with the task, or choose a layer.
-
-## Sizes
-
-| part | size |
-|---|---|
-| parameters | {conversion.num_parameters:,} |
-| width of the output | {config.hidden_size} (2 directions of {config.projection_dim}) |
-| LSTM layers in each direction | {config.num_hidden_layers}, {config.cell_size} cells each |
-{_word_sizes(config)}
-| clips | {", ".join(f"{part} {'none' if clip is None else f'{clip:g}'}" for part, clip in clips)} |
-| skip connections | {"yes" if config.use_skip_connections else "no"} |
-
-## Source
-
-Converted by `elmo-hf convert` from: {conversion.format}.{_notes(conversion)}
-
-| file | sha256 |
-|---|---|
-{hashes}
-
-{_verification_line(conversion)}
-"""
-
-
-def _word_sizes(config: ElmoConfig) -> str:
-    """Lines of the table of sizes."""
-    lines = []
-    if config.word_embedding_dim:
-        lines.append(f"| table of words | {config.word_lexicon_size - 1:,}, vectors of {config.word_embedding_dim} |")
-    if config.max_characters_per_token:
-        filters = ", ".join(f"{number} of width {width}" for width, number in config.char_cnn_filters)
-        lines += [
-            f"| character convolutions | {config.num_filters} filters ({filters}), {config.char_cnn_activation} |",
-            f"| highway layers | {config.num_highway_layers} |",
-            f"| characters per word | {config.max_characters_per_token}, vectors of {config.char_embedding_dim} |",
-        ]
-    if config.word_vocab_size:
-        lines.append(f"| words that it predicts | {config.word_vocab_size:,} |")
-    return "\n".join(lines)
-
-
-def _notes(conversion: Conversion) -> str:
-    return "".join(f"\n{note}" for note in conversion.notes)
-
-
-def _verification_line(conversion: Conversion) -> str:
-    if conversion.difference is None:
-        return "The conversion was not verified."
-    layers = conversion.config.num_hidden_layers + 1
-    return (
-        f"Verified: on {len(VERIFICATION_SENTENCES)} sentences all {layers} layers agree with a plain float64 "
-        f"computation\nfrom these files to {conversion.difference:.1e} of their scale."
-    )
 
 
 def _sha256(paths: Sequence[PathLike], progress: Progress) -> dict[str, str]:
