@@ -3,8 +3,8 @@ Released checkpoints, converted, verified and pushed to the Hub, one after the o
 
     python conversion/publish.py russian-wiki polish --organization YOUR_NAME --folder WORK [--push]
 
-Without --push it stops at the folders and their model cards. What is converted already is not converted again, and what
-the Hub has already is not sent again, so the same command goes on where it was stopped.
+Without --push it stops at the folders and their model cards. What is converted already is not converted again, and
+what the Hub has already is not sent again, so the same command goes on where it was stopped.
 """
 
 import json

@@ -177,7 +177,8 @@ class Elmo(nn.Module):
         """As of any module; a state dict of AllenNLP's `Elmo` will do as well."""
         if isinstance(self.model, ElmoModel) and "_elmo_lstm._token_embedder._char_embedding_weights" in state_dict:
             location = "`state_dict`"
-            given = read_state(location, state_dict, "_elmo_lstm.", self.model.config)
+            config: Any = self.model.config
+            given = read_state(location, state_dict, "_elmo_lstm.", config)
             # Fixed weights of the mixes are in AllenNLP's, but no parameters of ours.
             own = self.model.state_dict()
             state_dict = {f"model.{name}": value for name, value in given.items() if name in own}

@@ -94,7 +94,7 @@ class ByteSpelling:
 
     def is_boundary(self, rows: np.ndarray) -> np.ndarray:
         """(words,) bool."""
-        return np.isin(rows, _BOUNDARY_CHARACTERS).any(axis=1)
+        return np.asarray(np.isin(rows, _BOUNDARY_CHARACTERS).any(axis=1))
 
     def check(self, rows: np.ndarray):
         """Raises a ValueError for an id that is none of these."""

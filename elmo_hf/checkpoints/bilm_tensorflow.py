@@ -45,7 +45,7 @@ _FOOTER = 48
 _MAX_INDEX_BYTES = 1 << 26
 _MAX_TENSORS = 100_000
 # The numbers of the types in TensorFlow. bfloat16 is read as the upper half of a float32.
-_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2"), 14: np.dtype("<u2")}
+_DTYPES: dict[int, np.dtype] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2"), 14: np.dtype("<u2")}
 _BFLOAT16 = 14
 
 
@@ -290,7 +290,7 @@ class TensorBundle(ArrayFile):
         with plain_errors(self.location, f"`{name}`"):
             stream.seek(entry.offset + start * step)
             content = np.empty((end - start) * step, dtype=np.uint8)
-            view, done = memoryview(content), 0
+            view, done = content.data, 0
             while done < len(view):
                 number = stream.readinto(view[done:])
                 if not number:

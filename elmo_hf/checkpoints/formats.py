@@ -4,11 +4,11 @@ subclass of [`Checkpoint`], and a line in [`known_formats`].
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -87,10 +87,8 @@ class Checkpoint(ABC):
         """
 
     @abstractmethod
-    @contextmanager
-    def plain(self) -> Iterator[Plain]:
+    def plain(self) -> AbstractContextManager[Plain]:
         """The second computation. It shares no table with `read`."""
-        yield  # pragma: no cover
 
     def spelling(self) -> LexiconSpelling | None:
         """How it knows words, where they are not bytes."""
@@ -98,10 +96,10 @@ class Checkpoint(ABC):
 
     def tokenizer(self, folder: PathLike) -> ElmoTokenizer:
         """The tokenizer that belongs to it. Its files may come into `folder`, where it will be saved."""
-        options = {"max_characters_per_token": self.config.max_characters_per_token}
+        options: dict[str, Any] = {"max_characters_per_token": self.config.max_characters_per_token}
         if spelling := self.spelling():
             spelling.save(Path(folder, "lexicon.json"))
-            options["lexicon_file"] = str(Path(folder, "lexicon.json"))  # type: ignore[assignment]
+            options["lexicon_file"] = str(Path(folder, "lexicon.json"))
         tokenizer = ElmoTokenizer(**options)
         if self.words is not None:
             tokenizer.word_vocabulary = [self.words[place] for place in in_our_order(self.words)]

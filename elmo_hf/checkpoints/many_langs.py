@@ -137,7 +137,7 @@ class ManyLangs(Checkpoint):
             number, _, width = self._embedder.shape(f"convolutions.{i}.weight", 3)
             filters.append([width, number])
         gates, width = self._encoder.shape("forward_layer_0.input_linearity.weight", 2)
-        words: dict[str, int] = {}
+        words: dict[str, Any] = {}
         if self._has_words:
             number, size = self._embedder.shape("word_emb_layer.embedding.weight", 2)
             words = {"word_embedding_dim": size, "word_lexicon_size": number + 1}

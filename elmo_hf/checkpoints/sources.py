@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -45,7 +45,7 @@ class Source(ABC):
         """In bytes."""
 
     @abstractmethod
-    def opened(self, name: str) -> "contextmanager[IO[bytes]]":
+    def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file to read and to seek in. Seeking backwards in an archive is slow."""
 
     @property
