@@ -316,6 +316,8 @@ def _clip(name: str, value: Any) -> float | None:
         return None
     if _number(name, value) <= 0:
         raise ValueError(f"`{name}` must be positive or None, was: {value}.")
+    if value > 1e30:
+        raise ValueError(f"`{name}` must be at most 1e30, beyond which float32 ends, or None, was: {value}.")
     return float(value)
 
 

@@ -96,10 +96,17 @@ class AllenNlpArchive(Checkpoint):
         file = cls._file(source)
         if file is None:
             return []
-        prefixes = bilm_prefixes(load_state(source, file))
+        prefixes = bilm_prefixes(cls._loaded(source, file))
         if not prefixes:
             raise ValueError(f"{source.location(file)}: must have the tensors of an ELMo, ...{_TABLE}, had none.")
         return [_module(prefix) for prefix in prefixes]
+
+    @classmethod
+    def _loaded(cls, source: Source, file: str) -> dict[str, Tensor]:
+        """The tensors, which the source keeps until they are taken."""
+        if file not in source.kept:
+            source.kept[file] = load_state(source, file)
+        return source.kept[file]
 
     @classmethod
     def open(cls, source: Source, name: str) -> "AllenNlpArchive":
@@ -111,11 +118,10 @@ class AllenNlpArchive(Checkpoint):
         assert file is not None
         self.files = [file]
         self._location = source.location(file)
-        state = load_state(source, file)
+        state = self._loaded(source, file)
         (self._prefix,) = [prefix for prefix in bilm_prefixes(state) if _module(prefix) == name]
         around = self._prefix.removesuffix("_elmo_lstm.")
-        # The rest of the model is not kept.
-        self._state = {key: value for key, value in state.items() if key.startswith(around)}
+        self._state = state
         path, settings = self._settings()
         self.options = self._options(path)
         behaviours: dict[str, Any] = {
@@ -126,6 +132,7 @@ class AllenNlpArchive(Checkpoint):
         self.config = config_of_options(self._location, self.options, **behaviours)
         if around.endswith("_elmo.") and around.removesuffix("_elmo.") + "_projection.weight" in state:
             self.notes.append("A projection of the mix, which AllenNLP's token embedder may have, was left out.")
+        self._state = {}
 
     def _settings(self) -> tuple[list[str], dict[str, Any]]:
         """Where in config.json the module is described, and how."""
@@ -179,15 +186,18 @@ class AllenNlpArchive(Checkpoint):
         }
 
     def read(self, progress: Progress | None = None) -> dict[str, torch.Tensor]:
-        state = read_state(self._location, self._state, self._prefix, self.config)
+        state = read_state(self._location, self._loaded(self.source, self.files[0]), self._prefix, self.config)
+        self.source.kept.clear()
         if progress is not None:
             progress("Reading", 1, 1)
         return state
 
     @contextmanager
     def plain(self) -> Iterator[Plain]:
+        state = self._loaded(self.source, self.files[0])
+
         def array(name: str) -> np.ndarray:
-            return self._state[self._prefix + name].float().numpy()
+            return state[self._prefix + name].float().numpy()
 
         def double(name: str) -> np.ndarray:
             return array(name).astype(np.float64)
@@ -206,12 +216,12 @@ class AllenNlpArchive(Checkpoint):
                 )
                 for i in range(len(sizes["filters"]))
             ],
-            highways=lambda: [
+            highways=lambda: (
                 plain_torch_highway(
                     array(f"{embedder}_highways._layers.{k}.weight"), array(f"{embedder}_highways._layers.{k}.bias")
                 )
                 for k in range(sizes.get("n_highway") or 0)
-            ],
+            ),
             projection=(double(f"{embedder}_projection.weight").T, double(f"{embedder}_projection.bias")),
             activation=sizes["activation"],
             cell_clip=lstm.get("cell_clip") or np.inf,
@@ -222,12 +232,11 @@ class AllenNlpArchive(Checkpoint):
         mixes = []
         for index in range(self.config.num_output_representations):
             prefix = f"{around}scalar_mix_{index}."
-            if prefix + "gamma" in self._state:
-                weights = [
-                    float(self._state[f"{prefix}scalar_parameters.{layer}"]) for layer in range(lstm["n_layers"] + 1)
-                ]
-                mixes.append((weights, float(self._state[prefix + "gamma"])))
+            if prefix + "gamma" in state:
+                weights = [float(state[f"{prefix}scalar_parameters.{layer}"]) for layer in range(lstm["n_layers"] + 1)]
+                mixes.append((weights, float(state[prefix + "gamma"])))
         yield Plain(bilm, mixes=mixes)
+        self.source.kept.clear()
 
 
 def _module(prefix: str) -> str:

@@ -62,10 +62,14 @@ _DATASET = re.compile(
 
 
 class Hdf5Arrays(ArrayFile):
-    """An open hdf5 file; `size` is its length in bytes."""
+    """
+    An open hdf5 file; `size` is its length in bytes, and `stream` where it is read from. Out of an archive, each array
+    can be read once: its bytes are let go.
+    """
 
-    def __init__(self, location: str, file: h5py.File, size: int):
+    def __init__(self, location: str, file: h5py.File, size: int, stream: Any = None):
         self.location, self.file = location, file
+        self._stream = stream if isinstance(stream, InMemory) else None
         self._names: dict[str, str] = {}
         self.found = {}
         with plain_errors(location, "list of datasets"):
@@ -89,6 +93,14 @@ class Hdf5Arrays(ArrayFile):
                 self._names[canonical], self.found[canonical] = path, _facts(node, size)
             else:
                 self.found[canonical_name(path)] = Found(type(node).__name__)
+
+    def read(self, name: str) -> np.ndarray:
+        values = super().read(name)
+        if self._stream is not None:
+            dataset = self.file[self._names[name]].id
+            if (start := dataset.get_offset()) is not None:
+                self._stream.release(start, start + dataset.get_storage_size())
+        return values
 
     def rows(self, name: str, start: int = 0, end: int | None = None) -> np.ndarray:
         dataset = self.file[self._names[name]]
@@ -123,7 +135,7 @@ def opened_arrays(location: str, stream: PathLike | IO[bytes], size: int) -> Ite
     with plain_errors(location, "hdf5 file"):
         file = h5py.File(stream, "r")
     with file:
-        yield Hdf5Arrays(location, file, size)
+        yield Hdf5Arrays(location, file, size, stream)
 
 
 def read_weights(
@@ -232,7 +244,7 @@ class BilmHdf5(Checkpoint):
     def _opened(self, name: str) -> Iterator[Hdf5Arrays]:
         # Out of an archive it comes into the memory, because hdf5 is read in any order.
         path = self.source.on_disk(name)
-        stream = InMemory.of(self.source, name) if path is None else path
+        stream: Any = InMemory(self.source, name) if path is None else path
         with opened_arrays(self.source.location(name), stream, self.source.size(name)) as file:
             yield file
 

@@ -4,7 +4,7 @@ holds its result against this. It shares no code with the model, the tokenizer o
 mistake that both made would go unseen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +43,7 @@ class PlainBilm:
     characters: np.ndarray | None = None
     # (width, dim, filters) and (filters,)
     filters: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    highways: Callable[[], Sequence[Highway]] = tuple
+    highways: Callable[[], Iterable[Highway]] = tuple
     # (features, outputs) and (outputs,)
     projection: tuple[np.ndarray, np.ndarray] | None = None
     activation: str = "relu"
@@ -197,7 +197,7 @@ def plain_bilm_tf(
     plain.characters = array("char_embed")[-261:]
     plain.spell = spell_bytes(sizes["max_characters_per_token"])
     plain.filters = [(array(f"CNN/W_cnn_{i}")[0], array(f"CNN/b_cnn_{i}")) for i in range(len(sizes["filters"]))]
-    plain.highways = lambda: [highway(k) for k in range(sizes.get("n_highway") or 0)]
+    plain.highways = lambda: map(highway, range(sizes.get("n_highway") or 0))
     plain.activation = sizes["activation"]
     if has("CNN_proj/W_proj"):
         plain.projection = array("CNN_proj/W_proj"), array("CNN_proj/b_proj")

@@ -304,6 +304,10 @@ class TensorBundle(ArrayFile):
         values = values.astype(np.float32, copy=False)
         return values if entry.shape else values.reshape(())
 
+    def let_go(self):
+        """Of what was read out of an archive."""
+        self._kept = {}
+
     def _all_in_memory(self) -> dict[str, np.ndarray]:
         if not self._kept:
             wanted = sorted(self._own, key=lambda name: self.entries[self._own[name]][2:4])
@@ -377,6 +381,7 @@ class BilmTensorflow(Checkpoint):
         state = read_tensors(self._file, self.config, SOFTMAX_DATASETS, progress)
         if self.words is not None:
             state |= read_softmax(self._file, self.words, self.config.projection_dim)
+        self._file.let_go()
         return state
 
     @contextmanager
@@ -390,6 +395,7 @@ class BilmTensorflow(Checkpoint):
             if self.words is None
             else lambda start, end: (file.rows(softmax, start, end), file.rows("softmax/b", start, end)),
         )
+        file.let_go()
 
     def spelling(self) -> LexiconSpelling | None:
         return None if self._lexicon is None else spelling_of_words("vocab.txt", self._lexicon)
@@ -493,6 +499,7 @@ class TfHubModule(Checkpoint):
 
     def read(self, progress: Progress | None = None) -> dict[str, torch.Tensor]:
         state = read_tensors(self._file, self.config, progress=progress)
+        self._file.let_go()
         if (values := self._mix_values()) is not None:
             names = ("scalar_mixes.0.scalar_parameters", "scalar_mixes.0.gamma")
             state |= {name: torch.from_numpy(value.copy()) for name, value in zip(names, values, strict=True)}
@@ -503,3 +510,4 @@ class TfHubModule(Checkpoint):
         bilm = plain_bilm_tf(self.options, self._file.rows, self._file.found.__contains__)
         values = self._mix_values()
         yield Plain(bilm, mixes=() if values is None else [(values[0].tolist(), float(values[1][0]))])
+        self._file.let_go()

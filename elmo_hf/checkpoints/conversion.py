@@ -242,6 +242,8 @@ def verify_folder(model_dir: PathLike, checkpoint: Checkpoint, progress: Progres
         expected = [reference[:, 1:-1] for reference in framed]
         mixes = [[_mixed(layers, weights, gamma) for layers in expected] for weights, gamma in plain.mixes]
         probabilities = _plain_log_probabilities(checkpoint, plain, framed[0][-1], sentences[0])
+    # It holds what it was computed from, as large as the model.
+    del plain
     progress("Verifying", 1, 2)
     tokenizer: Any = ElmoTokenizer.from_pretrained(model_dir)
     model: Any = (ElmoModel if checkpoint.words is None else ElmoForPreTraining).from_pretrained(model_dir)

@@ -63,19 +63,28 @@ class ManyLangs(Checkpoint):
     def __init__(self, source: Source, folder: str):
         self.source, self.notes = source, []
         self.files = [folder + name for name in (_EMBEDDER, _ENCODER)]
-        locations = [source.location(name) for name in self.files]
-        self._states = [load_state(source, name) for name in self.files]
-        self._embedder, self._encoder = (
-            Taken(location, state) for location, state in zip(locations, self._states, strict=True)
-        )
+        self._load()
         self._structure = self._read_structure(folder)
         self._has_words = "word_emb_layer.embedding.weight" in self._embedder
         if "char_emb_layer.embedding.weight" not in self._embedder:
-            raise ValueError(f"{locations[0]}: must have a table of characters, had none, as no released model.")
+            raise ValueError(
+                f"{self._embedder.location}: must have a table of characters, had none, as no released model."
+            )
         self._characters = self._lexicon(folder + "char.dic")
         self._words = self._lexicon(folder + "word.dic") if self._has_words else None
         self.config = self._config()
         self.notes.append(_NOTES.format(cut=self.config.max_characters_per_token - 2))
+
+    def _load(self):
+        names = self.files[:2]
+        self._states = [load_state(self.source, name) for name in names]
+        self._embedder, self._encoder = (
+            Taken(self.source.location(name), state) for name, state in zip(names, self._states, strict=True)
+        )
+
+    def _let_go(self):
+        # As large as the model, which is loaded next.
+        del self._states, self._embedder, self._encoder
 
     def _read_structure(self, folder: str) -> dict[str, Any]:
         """What the shapes do not tell: of the file that config.json names, or else as released."""
@@ -216,12 +225,14 @@ class ManyLangs(Checkpoint):
         for tensors, given in zip((embedder, self._encoder), self._states, strict=True):
             if unknown := [name for name in given if name not in tensors.used]:
                 raise ValueError(f"{tensors.location}: `{unknown[0]}` must be a tensor of the biLM, was unknown.")
+        self._let_go()
         if progress is not None:
             progress("Reading", 1, 1)
         return state
 
     @contextmanager
     def plain(self) -> Iterator[Plain]:
+        self._load()
         embedder, encoder = self._states
 
         def double(name: str) -> np.ndarray:
@@ -255,16 +266,17 @@ class ManyLangs(Checkpoint):
                 (double(f"convolutions.{i}.weight").transpose(2, 1, 0), double(f"convolutions.{i}.bias"))
                 for i in range(len(config.char_cnn_filters))
             ],
-            lambda: [
+            lambda: (
                 plain_torch_highway(double(f"highways._layers.{k}.weight"), double(f"highways._layers.{k}.bias"))
                 for k in range(config.num_highway_layers)
-            ],
+            ),
             (double("projection.weight").T, double("projection.bias")),
             self._structure["activation"],
             self._structure["cell_clip"] or np.inf,
             self._structure["proj_clip"] or np.inf,
         )
         yield Plain(bilm)
+        self._let_go()
 
 
 def _arrays(state: Mapping[str, Tensor]) -> Any:

@@ -1,19 +1,22 @@
 """
 Where the files of a checkpoint lie: single files, a folder, a zip or a tar, each read in place.
 
-Archives come from strangers. Nothing in them is written to a disk, links and devices in them are not followed, and
-what they declare is compared with their own size before it is read.
+Archives come from strangers. Nothing in them is written under a name of theirs, links and devices in them are not
+followed, and what they declare is compared with their own size before it is read.
 """
 
 import io
+import mmap
 import os
+import shutil
 import tarfile
+import tempfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..files import PathLike, check_readable
 from .errors import plain_errors, shortened
@@ -30,10 +33,12 @@ class Source(ABC):
 
     Attributes:
         path: what the user named, for messages.
+        kept: what was read from a file and is not to be read again at once.
     """
 
     def __init__(self, path: PathLike):
         self.path = Path(path)
+        self.kept: dict[str, Any] = {}
 
     @property
     @abstractmethod
@@ -203,17 +208,69 @@ class TarSource(Source):
         return [self.path]
 
 
-class InMemory(io.BytesIO):
-    """A file of an archive that is read in any order, unpacked into memory."""
+class InMemory(io.RawIOBase):
+    """
+    A file of an archive, unpacked into memory to be read in any order. What is not wanted any more can be let go, so
+    that it and what was read from it are not there at once.
+    """
 
-    @classmethod
-    def of(cls, source: Source, name: str) -> "InMemory":
+    def __init__(self, source: Source, name: str):
+        super().__init__()
+        self._place, self._size = 0, source.size(name)
+        # Pages of its own, because what is given back to the allocator need not leave the process.
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+        self._pages = mmap.mmap(-1, max(self._size, 1), **private)
         with plain_errors(source.location(name), "file"), source.opened(name) as stream:
-            size = source.size(name)
-            content = stream.read(size + 1)
-            if len(content) != size:
-                raise ValueError(f"it must be {size} bytes long, was longer or shorter")
-        return cls(content)
+            done = 0
+            while done < self._size and (block := stream.read(min(1 << 20, self._size - done))):
+                self._pages[done : done + len(block)] = block
+                done += len(block)
+            if done < self._size:
+                raise ValueError(f"it must be {self._size} bytes long, was {done}")
+
+    def release(self, start: int, end: int):
+        """Lets go of what lies between, as far as it fills whole pages; it reads as zeros from then on."""
+        start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start and hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        length = max(0, min(len(view), self._size - self._place))
+        view[:length] = memoryview(self._pages)[self._place : self._place + length]
+        self._place += length
+        return length
+
+
+@contextmanager
+def on_disk(source: Source, name: str) -> Iterator[IO[bytes]]:
+    """A file to be read in any order that takes no memory: out of an archive, unpacked for the time of the block."""
+    path = source.on_disk(name)
+    if path is not None:
+        with open(path, "rb") as stream:
+            yield stream
+        return
+    with tempfile.TemporaryFile() as stream:
+        with plain_errors(source.location(name), "file"), source.opened(name) as packed:
+            shutil.copyfileobj(packed, stream, 1 << 20)
+            if stream.tell() != source.size(name):
+                raise ValueError(f"it must be {source.size(name)} bytes long, was {stream.tell()}")
+        stream.seek(0)
+        yield stream
 
 
 def open_source(paths: Sequence[PathLike]) -> Source:

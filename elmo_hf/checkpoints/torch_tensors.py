@@ -2,13 +2,12 @@
 
 import pickle
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import plain_errors, shortened
-from .sources import InMemory, Source
+from .sources import Source, on_disk
 
 
 def load_state(source: Source, name: str) -> dict[str, Tensor]:
@@ -19,9 +18,7 @@ def load_state(source: Source, name: str) -> dict[str, Tensor]:
         ValueError: it is none, or damaged, or holds something else than tensors by name.
     """
     location = source.location(name)
-    path = source.on_disk(name)
-    with plain_errors(location, "file of PyTorch"):
-        file: Any = InMemory.of(source, name) if path is None else path
+    with on_disk(source, name) as file, plain_errors(location, "file of PyTorch"):
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
