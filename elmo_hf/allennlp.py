@@ -168,7 +168,8 @@ class Elmo(nn.Module):
             # It comes from its files in eval mode.
             self.model.train()
         # (vocabulary, characters), or `None` without a vocabulary.
-        self.register_buffer("vocabulary_ids", None if words is None else _vocabulary_ids(words), persistent=False)
+        vocabulary_ids = None if words is None else _vocabulary_ids(words, self._max_characters)
+        self.register_buffer("vocabulary_ids", vocabulary_ids, persistent=False)
         self.stateful = stateful
         # Hidden and cell state after the last call, see `lstm_states` of [`ElmoModel`].
         self._states: tuple[Tensor, Tensor] | None = None
@@ -184,6 +185,11 @@ class Elmo(nn.Module):
             state_dict = {f"model.{name}": value for name, value in given.items() if name in own}
         return super().load_state_dict(state_dict, *args, **kwargs)
 
+    @property
+    def _max_characters(self) -> int:
+        config: Any = None if isinstance(self.model, ForeignElmo) else self.model.config
+        return 50 if config is None else config.max_characters_per_token
+
     def get_output_dim(self) -> int:
         """Width of the output, both directions."""
         if isinstance(self.model, ForeignElmo):
@@ -198,7 +204,7 @@ class Elmo(nn.Module):
         """
         Args:
             inputs: (batch, words, 50) character ids from [`batch_to_ids`], 0 at padding; more leading dimensions are
-                treated as one batch.
+                treated as one batch. A biLM of another width says which one `batch_to_ids` is to be given.
             word_inputs: (batch, words) where each word stands in `vocab_to_cache`, 0 at padding; the words are then
                 those of `vocab_to_cache`. Any other index (-1, say) leaves the word to its characters. Where one of
                 both arguments has more leading dimensions, they are the output's. Without `vocab_to_cache`, it is
@@ -243,10 +249,10 @@ class Elmo(nn.Module):
         self._states = hidden, cell
 
 
-def _vocabulary_ids(words: list[str]) -> Tensor:
+def _vocabulary_ids(words: list[str], width: int) -> Tensor:
     """(words, characters) ids in the smallest type that holds them: a vocabulary may be large."""
     # The first index is padding, whichever word stands there, and even if none does.
-    return batch_to_ids([["", *words[1:]]])[0].to(torch.int16).index_fill(0, torch.tensor([0]), 0)
+    return batch_to_ids([["", *words[1:]]], width)[0].to(torch.int16).index_fill(0, torch.tensor([0]), 0)
 
 
 def _spell(vocabulary_ids: Tensor, word_inputs: Tensor, inputs: Tensor) -> Tensor:

@@ -612,7 +612,7 @@ class ElmoModel(ElmoPreTrainedModel):
             if input_ids.dim() < 3 or input_ids.shape[-1] != ids_per_word:
                 raise ValueError(
                     f"`input_ids` must have shape (batch, words, {ids_per_word}), was: {tuple(input_ids.shape)}. "
-                    f"`ElmoTokenizer` and `batch_to_ids` make such ids."
+                    f"The tokenizer of the model makes such ids, or `batch_to_ids(sentences, {ids_per_word})`."
                 )
             if input_ids.is_floating_point() or input_ids.is_complex() or input_ids.dtype == torch.bool:
                 raise TypeError(f"`input_ids` must be whole numbers, torch.long for example, was: {input_ids.dtype}.")

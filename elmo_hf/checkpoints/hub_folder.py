@@ -31,6 +31,8 @@ _MAX_JSON_BYTES, _MAX_VOCABULARY_BYTES = 1 << 22, 1 << 28
 _MAX_SIZES = {
     **{option.field: option.maximum for option in OPTIONS if option.maximum is not None},
     "vocab_size": 1_000_000,
+    "word_embedding_dim": 1_000_000,
+    "word_lexicon_size": 100_000_000,
     "num_output_representations": 1_000,
     "word_vocab_size": 100_000_000,
     "num_sampled_words": 100_000_000,
