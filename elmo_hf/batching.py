@@ -1,7 +1,9 @@
 """Any number of sentences through a model: those of similar length together, results in order, in constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from .tokenization_elmo import ElmoTokenizer
 
@@ -14,9 +16,10 @@ BATCH_WORDS = 8192
 
 Sentence = str | Sequence[str]
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
-def as_words(sentence: Sentence, tokenizer: ElmoTokenizer) -> list[str]:
+def as_words(sentence: Any, tokenizer: ElmoTokenizer) -> list[str]:
     """
     The words of a sentence that is text or a list of words.
 
@@ -25,6 +28,8 @@ def as_words(sentence: Sentence, tokenizer: ElmoTokenizer) -> list[str]:
     """
     if isinstance(sentence, str):
         return tokenizer.tokenize(sentence)
+    if isinstance(sentence, np.ndarray) and sentence.ndim == 1:
+        return [str(word) for word in sentence]
     if not isinstance(sentence, Sequence):
         raise TypeError(f"A sentence must be text or a list of words, was: {sentence!r}.")
     return list(sentence)
@@ -34,7 +39,7 @@ def run_in_batches(
     sentences: Iterable[list[str]], run: Callable[[list[list[str]]], list[Result]], batch_size: int = BATCH_SIZE
 ) -> Iterator[Result]:
     """Yields what `run` returns for each sentence, in order, while it reads on."""
-    for window in _windows(sentences):
+    for window in windows_of(sentences, len):
         results: dict[int, Result] = {}
         # Longest first, so that a machine with too little memory says so at once.
         order = sorted(range(len(window)), key=lambda index: -len(window[index]))
@@ -46,14 +51,14 @@ def run_in_batches(
         yield from (results[index] for index in range(len(window)))
 
 
-def _windows(sentences: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+def windows_of(sentences: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Consecutive sentences of about `WINDOW_WORDS` words together."""
-    window: list[list[str]] = []
+    window: list[Item] = []
     words = 0
     for sentence in sentences:
         window.append(sentence)
         # An empty sentence takes room, too.
-        words += max(len(sentence), 1)
+        words += max(length(sentence), 1)
         if words >= WINDOW_WORDS:
             yield window
             window, words = [], 0

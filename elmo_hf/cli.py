@@ -158,6 +158,117 @@ def export(
     typer.echo("\n".join(str(path) for path in (options_file, weight_file, softmax, vocab) if path is not None))
 
 
+@app.command()
+def embed(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT... OUTPUT",
+            help="Files of sentences, - for the standard input; last, the file of vectors to make: .hdf5, .parquet, "
+            ".npz or .safetensors.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder, a name of `elmo-hf released` or a repository. [default: the small model]"),
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="mix, top, average, sum, all, a number, or numbers with commas between.")
+    ] = "mix",
+    pooling: Annotated[str | None, typer.Option(help="One vector per sentence: mean or max of its words.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or, in safetensors, bfloat16.")] = "float32",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="What the files are: text (a sentence per line), words (split at spaces), conllu, fasta, csv, tsv, "
+            "jsonl or parquet. [default: by their names]"
+        ),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="The column of a table with the sentences.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="How to split text: moses, whitespace or characters. [default: as the model]"),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="The part of machine I of N that share the text, from 1."),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Read longer sentences in windows of so many words.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Words that a window shares with the next.")] = 0,
+    carry_state: Annotated[
+        bool, typer.Option("--carry-state", help="Each sentence goes on where the one before it ended; slower.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per batch, at most.")] = 128,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: CUDA if it is there]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+):
+    """
+    Write the vectors of a text to a file. The same command goes on where it was stopped.
+    """
+    with _one_line_errors():
+        if len(paths) < 2:
+            raise ValueError(f"`embed` takes INPUT... OUTPUT, got {len(paths)} path.")
+        from .corpus_embedding import embed_sentences_to_file, load_embedder
+        from .sentence_files import SentenceFiles
+
+        *inputs, output = paths
+        sentences = SentenceFiles(inputs, kind, column)
+        embedder = load_embedder(model, batch_size, device)
+        if split is not None:
+            embedder.tokenizer = type(embedder.tokenizer)(
+                word_splitter=split, max_characters_per_token=embedder.tokenizer.max_characters_per_token
+            )
+        with tqdm(total=sentences.size or None, bar_format=_EMBED_BAR, desc="Embedding") as bar:
+            words = 0
+
+            def progress(number: int):
+                nonlocal words
+                words += number
+                bar.n = min(sentences.place, sentences.size)
+                bar.set_postfix_str(
+                    f"{words:,} words, {words / max(bar.format_dict['elapsed'], 1e-9):,.0f} per second"
+                )
+
+            done = embed_sentences_to_file(
+                embedder,
+                sentences,
+                output,
+                layers=_layers(layers),
+                pooling=pooling,
+                dtype=dtype,
+                shard=_shard(shard),
+                window=window,
+                overlap=overlap,
+                carry_state=carry_state,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    skipped = f", {done.num_skipped:,} of them before" if done.num_skipped else ""
+    typer.echo(f"{done.path}\n  {done.num_sentences:,} sentences{skipped}, {done.num_words:,} words")
+
+
+_EMBED_BAR = "{desc} {percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {postfix}"
+
+
+def _layers(text: str) -> Any:
+    """What `ElmoEmbedder.embed` takes as `layers`."""
+    numbers = text.split(",")
+    if all(number.strip().isdigit() for number in numbers):
+        return int(text) if len(numbers) == 1 else [int(number) for number in numbers]
+    return text
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, slash, total = text.partition("/")
+    if not (slash and number.isdigit() and total.isdigit() and 1 <= int(number) <= int(total)):
+        raise ValueError(f"`--shard` must be I/N, I from 1 to N, was: {text}.")
+    return int(number) - 1, int(total)
+
+
 class Optimizer(StrEnum):
     adagrad = "adagrad"
     adamw = "adamw"

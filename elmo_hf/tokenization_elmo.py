@@ -103,6 +103,8 @@ _WORD_PATTERNS = {
     "moses": _moses_pattern(),
     # Python's idea of white space, as in `str.split`: four control characters more than Unicode's.
     "whitespace": r"(?>[^\s\x1c-\x1f]+)",
+    # Each residue of a protein, each atom and sign of a SMILES string.
+    "characters": r"[^\s\x00-\x1f]",
 }
 
 
@@ -312,10 +314,10 @@ class ElmoTokenizer(PreTrainedTokenizer):
     longer than `model_max_length` gives no warning.
 
     Args:
-        word_splitter (`"moses"` or `"whitespace"`, defaults to `"moses"`):
+        word_splitter (`"moses"`, `"whitespace"` or `"characters"`, defaults to `"moses"`):
             How raw text becomes words. `"moses"` follows the Moses tokenizer for English, which prepared the training
             data of the English models: *don't* becomes `don 't`, *5%* becomes `5 %`, `U.S.` and `well-known` stay
-            whole. `"whitespace"` is `str.split`.
+            whole. `"whitespace"` is `str.split`. With `"characters"`, each is a word: proteins, SMILES strings.
         max_characters_per_token (`int`, defaults to 50):
             Character ids a word, begin and end marks included; at least 3, as in [`ElmoConfig`].
         word_vocab_file (`str`, *optional*):
@@ -492,6 +494,10 @@ class ElmoTokenizer(PreTrainedTokenizer):
             return words
         boundaries = [*reversed(self.spelling.boundaries)] if add_special_tokens else []
         return words + boundaries + _split_words(pair, self.word_splitter)[0]
+
+    def split(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
+        """The words of a text, and where each stands in it, `(start, end)` in characters."""
+        return _split_words(text, self.word_splitter)
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str] | None) -> Any:
         """

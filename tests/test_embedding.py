@@ -100,7 +100,7 @@ def test_a_saved_model_is_loaded_with_its_tokenizer(embedder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": "bottom"}, "`layers` must be one of mix, top, average, all, 0, 1, 2, was: 'bottom'."),
+        ({"layers": "bottom"}, "`layers` must be one of mix, top, average, sum, all, 0, 1, 2, was: 'bottom'."),
         ({"layers": 3}, "was: 3."),
         ({"layers": True}, "was: True."),
         ({"pooling": "sum"}, "`pooling` must be mean, max or None, was: 'sum'."),

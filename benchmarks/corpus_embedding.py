@@ -1,0 +1,101 @@
+"""
+A file of vectors of many sentences: words per second of `elmo-hf embed` against the bare model, and whether its memory
+stays flat.
+
+    python -m benchmarks.corpus_embedding TEXT [--sentences 100000] [--formats parquet hdf5]
+
+The bare model reads the same sentences, split already, in the same windows and at the best of three batch sizes; nothing
+is kept. The rates of both come from turns about in one process, a tenth of the sentences each.
+"""
+
+import argparse
+import os
+import re
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from benchmarks.machine import describe_machine
+from elmo_hf import ElmoEmbedder
+from elmo_hf.batching import run_in_batches
+from elmo_hf.corpus import read_lines
+from elmo_hf.corpus_embedding import embed_sentences_to_file, load_embedder
+
+
+def megabytes() -> float:
+    """Memory of this process now."""
+    (found,) = re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found) / 1e3
+
+
+def bare(embedder: ElmoEmbedder, sentences: list[list[str]], batch_size: int) -> float:
+    """Seconds."""
+    choice = embedder.selection("mix")
+    start = time.perf_counter()
+    for _ in run_in_batches(sentences, lambda batch: [embedder._read(choice, batch)] * len(batch), batch_size):
+        pass
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="a sentence per line")
+    parser.add_argument("--sentences", type=int, default=100_000)
+    parser.add_argument("--formats", nargs="+", default=["parquet", "hdf5"])
+    parser.add_argument("--model", default=None)
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    embedder = load_embedder(arguments.model)
+    lines = list(islice(read_lines(arguments.text), arguments.sentences))
+    sentences = [embedder.tokenizer.tokenize(line) for line in lines]
+    words = sum(map(len, sentences))
+    print(describe_machine())
+    print(f"{len(lines):,} sentences, {words:,} words, {torch.get_num_threads()} threads")
+    tenth = len(sentences) // 10
+    best = min((64, 128, 256), key=lambda size: bare(embedder, sentences[:tenth], size))
+    print(f"best batch of the bare model: {best}")
+    embedder.batch_size = best
+    for suffix in arguments.formats:
+        seconds = {"bare": 0.0, suffix: 0.0}
+        peaks: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(10):
+                piece = slice(number * tenth, (number + 1) * tenth)
+                seconds["bare"] += bare(embedder, sentences[piece], best)
+                start, highest = time.perf_counter(), 0.0
+
+                def watch(count: int):
+                    nonlocal highest
+                    highest = max(highest, megabytes())
+
+                embed_sentences_to_file(embedder, lines[piece], Path(folder, f"{number}.{suffix}"), progress=watch)
+                seconds[suffix] += time.perf_counter() - start
+                os.unlink(Path(folder, f"{number}.{suffix}"))
+            start_of = time.perf_counter()
+            done = 0
+
+            def memory(count: int):
+                nonlocal done
+                done += count
+                while len(peaks) < 10 and done >= len(peaks) * words / 10:
+                    peaks.append(0.0)
+                peaks[-1] = max(peaks[-1], megabytes())
+
+            whole = Path(folder, f"whole.{suffix}")
+            embed_sentences_to_file(embedder, lines, whole, progress=memory)
+            size, whole_seconds = whole.stat().st_size, time.perf_counter() - start_of
+        ratio = seconds["bare"] / seconds[suffix]
+        print(
+            f"{suffix}: {words / seconds[suffix]:,.0f} words per second in tenths, the bare model "
+            f"{words / seconds['bare']:,.0f}: {ratio:.2f}; all at once {words / whole_seconds:,.0f}, {size / 1e6:,.0f} MB"
+        )
+        print(f"  memory: first tenth {peaks[0]:,.0f} MB, highest {max(peaks):,.0f} MB ({max(peaks) / peaks[0]:.3f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,386 @@
+"""
+Files in, a file of vectors out: a text of any size, in constant memory, and resumed where it was stopped.
+
+Sentences are read in windows of some ten thousand words, sorted by length within each. Some windows make a part, which
+is written as a whole into the folder `OUTPUT.parts`; at the end all parts are joined, the file is moved into its place
+and the folder is removed. A part that is there is not computed again, but its sentences are read, and their sum must
+be that of the sentences it was made of.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batching import BATCH_SIZE, as_words, run_in_batches, windows_of
+from .checkpoints.conversion import convert_checkpoint
+from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
+from .downloads import cache_folder
+from .embedding import Choice, ElmoEmbedder, Layers, check_pooling, pooled
+from .files import PathLike, atomic_file, signals_as_exceptions
+from .modeling_elmo import ElmoModel
+from .released import released
+from .sentence_files import Sentence, SentenceFiles
+from .small_model import default_model_path
+from .vector_files import DTYPES, EmbeddedSentence, VectorFile, kind_of_vectors
+
+# Called with the words that were embedded or skipped since the last time.
+Progress = Callable[[int], None]
+
+# Windows per part: what a stop loses at most.
+WINDOWS_PER_PART = 16
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """
+    What was written.
+
+    Attributes:
+        path: the file.
+        num_sentences: in it.
+        num_words: in them.
+        num_skipped: sentences of parts that were there already.
+    """
+
+    path: Path
+    num_sentences: int
+    num_words: int
+    num_skipped: int
+
+
+def embed_files(
+    embedder: ElmoEmbedder,
+    inputs: Sequence[PathLike],
+    output: PathLike,
+    *,
+    kind: str | None = None,
+    column: str | None = None,
+    **options: Any,
+) -> Embedded:
+    """
+    Writes the vectors of the sentences of files.
+
+    Args:
+        embedder: the model and its tokenizer.
+        inputs: files, see [`SentenceFiles`], which takes `kind` and `column` as well.
+        output: the file to write.
+        options: of [`embed_sentences_to_file`].
+    """
+    return embed_sentences_to_file(embedder, SentenceFiles(inputs, kind, column), output, **options)
+
+
+def embed_sentences_to_file(
+    embedder: ElmoEmbedder,
+    sentences: Iterable[Sentence],
+    output: PathLike,
+    *,
+    layers: Layers = "mix",
+    pooling: str | None = None,
+    dtype: str = "float32",
+    shard: tuple[int, int] | None = None,
+    window: int | None = None,
+    overlap: int = 0,
+    carry_state: bool = False,
+    overwrite: bool | None = False,
+    progress: Progress | None = None,
+) -> Embedded:
+    """
+    Writes the vectors of sentences. A second call with the same arguments goes on where the first was stopped, and
+    ends with the same bytes.
+
+    Args:
+        embedder: the model and its tokenizer.
+        sentences: text, or lists of words, in an order that is the same each time.
+        output: the file to write; .hdf5, .parquet, .npz or .safetensors, which tells the format.
+        layers: as for `ElmoEmbedder.embed`.
+        pooling: as there.
+        dtype: float32, float16 or, in safetensors, bfloat16.
+        shard: (number from 0, of how many): only each so-many-th window of sentences, so that several machines share a
+            text. The numbers of sentences are those of the whole text.
+        window: words that the model reads at once of longer sentences, documents for example; all when absent.
+        overlap: words that a window of a document shares with the next. Half of them count for each.
+        carry_state: whether each sentence goes on from the LSTM state that the one before it left, as in a document of
+            many lines. One sentence is read at a time, so it is slow, and there are no shards of it.
+        overwrite: whether a file in that place is replaced.
+        progress: called with numbers of words.
+
+    Raises:
+        FileExistsError: `output` is there.
+        ValueError: an argument is impossible, or what is to be resumed was begun with others.
+    """
+    choice = embedder.selection(layers)
+    check_pooling(pooling)
+    kind = kind_of_vectors(output, dtype)
+    _check_documents(shard, window, overlap, carry_state)
+    settings = {
+        "layers": list(layers) if isinstance(layers, list | tuple) else layers,
+        "pooling": pooling,
+        "dtype": dtype,
+        "shard": None if shard is None else list(shard),
+        "window": window,
+        "overlap": overlap,
+        "carry_state": carry_state,
+        "model": _sum_of_model(embedder),
+        "tokenizer": [embedder.tokenizer.word_splitter, embedder.tokenizer.max_characters_per_token],
+    }
+    run = _Run(embedder, choice, kind, pooling, DTYPES[dtype], window, overlap, carry_state)
+    run.has_layers = layers == "all" or isinstance(layers, list | tuple)
+    with atomic_file(output, overwrite=overwrite) as whole, signals_as_exceptions():
+        parts = Parts(Path(f"{output}.parts"), Path(output).suffix, settings)
+        paths, num_sentences, num_words, num_skipped = [], 0, 0, 0
+        for number, sentences_of_part in enumerate(_parts(sentences, embedder, shard, carry_state)):
+            words = sum(len(sentence.words) for sentence in sentences_of_part)
+            num_sentences, num_words = num_sentences + len(sentences_of_part), num_words + words
+            path, is_done = parts.at(number, sentences_of_part)
+            if is_done:
+                num_skipped += len(sentences_of_part)
+                run.skip(sentences_of_part)
+            else:
+                with atomic_file(path, overwrite=True) as temporary:
+                    run.write(sentences_of_part, temporary, progress)
+                parts.finish(number, sentences_of_part)
+            if is_done and progress is not None:
+                progress(words)
+            paths.append(path)
+        if paths:
+            kind.join(paths, whole)
+        else:
+            with kind(whole):
+                pass
+    parts.remove()
+    return Embedded(Path(output), num_sentences, num_words, num_skipped)
+
+
+def _check_documents(shard: tuple[int, int] | None, window: int | None, overlap: int, carry_state: bool):
+    if shard is not None and not (0 <= shard[0] < shard[1]):
+        raise ValueError(f"`shard` must be a number from 0 to {shard[1] - 1} of {shard[1]}, was: {shard[0]}.")
+    if window is not None and window < 1:
+        raise ValueError(f"`window` must be at least 1, was: {window}.")
+    if overlap and (window is None or not 0 <= overlap < window):
+        raise ValueError(f"`overlap` must be less than `window`, {window}, was: {overlap}.")
+    if carry_state and (shard is not None or window is not None):
+        raise ValueError("`carry_state` must be without `shard` and `window`: each sentence needs the one before it.")
+
+
+def _sum_of_model(embedder: ElmoEmbedder) -> str:
+    """Of its weights and what decides how they are used."""
+    digest = hashlib.sha256(json.dumps(embedder.model.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, weight in sorted(embedder.model.state_dict().items()):
+        content = weight.detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(content.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass
+class _Sentence:
+    index: int
+    words: list[str]
+    offsets: list[tuple[int, int]] | None
+    text: str
+
+
+def _numbered(sentences: Iterable[Sentence], embedder: ElmoEmbedder) -> Iterator[_Sentence]:
+    for index, sentence in enumerate(sentences):
+        if isinstance(sentence, str):
+            words, offsets = embedder.tokenizer.split(sentence)
+            yield _Sentence(index, words, offsets, sentence)
+        else:
+            words = as_words(sentence, embedder.tokenizer)
+            yield _Sentence(index, words, None, " ".join(words))
+
+
+def _parts(
+    sentences: Iterable[Sentence], embedder: ElmoEmbedder, shard: tuple[int, int] | None, carry_state: bool
+) -> Iterator[list[_Sentence]]:
+    windows: Iterator[list[_Sentence]] = windows_of(_numbered(sentences, embedder), lambda one: len(one.words))
+    if shard is not None:
+        windows = islice(windows, shard[0], None, shard[1])
+    while part := list(islice(windows, WINDOWS_PER_PART)):
+        yield [sentence for window in part for sentence in window]
+
+
+class Parts:
+    """
+    The folder of the parts of a file that is being made, with a record of what each was made of.
+
+    Raises:
+        ValueError: it belongs to other settings.
+    """
+
+    def __init__(self, folder: Path, suffix: str, settings: dict[str, Any]):
+        self.folder, self.suffix = folder, suffix
+        self._sums: list[str] = []
+        record = folder / RECORD
+        if record.exists():
+            try:
+                values = json.loads(record.read_text(encoding="utf-8"))
+                begun, self._sums = values["settings"], values["sums"]
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{record}: must be the record of a run, was damaged. Delete {folder}.") from None
+            for name in settings:
+                if begun.get(name) != settings[name]:
+                    raise ValueError(
+                        f"{folder} was begun with another `{name}`: the same command goes on, or delete that folder."
+                    )
+        self._settings = settings
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part-{number:06d}{self.suffix}"
+
+    def at(self, number: int, sentences: list[_Sentence]) -> tuple[Path, bool]:
+        """
+        Where a part is, and whether it is done.
+
+        Raises:
+            ValueError: it was made of other sentences.
+        """
+        path = self._path(number)
+        if number >= len(self._sums) or not path.exists():
+            return path, False
+        if self._sums[number] != _sum_of(sentences):
+            raise ValueError(
+                f"{self.folder} was begun with another text, from sentence {sentences[0].index} on: delete it to "
+                "begin anew."
+            )
+        return path, True
+
+    def finish(self, number: int, sentences: list[_Sentence]):
+        """Takes down that a part is done."""
+        self._sums[number:] = [_sum_of(sentences)]
+        with atomic_file(self.folder / RECORD, overwrite=True) as file:
+            file.write_text(json.dumps({"settings": self._settings, "sums": self._sums}), encoding="utf-8")
+
+    def remove(self):
+        """Everything, once it has been joined."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sum_of(sentences: list[_Sentence]) -> str:
+    digest = hashlib.sha256()
+    for sentence in sentences:
+        digest.update(json.dumps([sentence.index, sentence.words, sentence.text]).encode())
+    return digest.hexdigest()
+
+
+@dataclass
+class _Run:
+    """How sentences become vectors."""
+
+    embedder: ElmoEmbedder
+    choice: Choice
+    kind: type[VectorFile]
+    pooling: str | None
+    dtype: torch.dtype
+    window: int | None
+    overlap: int
+    carry_state: bool
+    has_layers: bool = False
+    states: tuple[Tensor, Tensor] | None = None
+
+    def write(self, sentences: list[_Sentence], path: Path, progress: Progress | None):
+        # Remembered words are right to a rounding, which depends on the batch that they came in: with none at its
+        # start, a part is the same bytes whatever was computed before.
+        self.embedder.model.character_encoder.word_vectors.clear()
+        with self.kind(path, self.has_layers, self.pooling is not None) as file:
+            batch: list[EmbeddedSentence] = []
+            for sentence, vectors in zip(sentences, self._vectors(sentences), strict=True):
+                if self.pooling is not None:
+                    vectors = pooled(vectors, self.pooling)
+                batch.append(
+                    EmbeddedSentence(
+                        sentence.index, sentence.words, sentence.offsets, sentence.text, vectors.to(self.dtype)
+                    )
+                )
+                if len(batch) == 1024:
+                    file.write(batch)
+                    batch = []
+                if progress is not None:
+                    progress(len(sentence.words))
+            file.write(batch)
+
+    def _vectors(self, sentences: list[_Sentence]) -> Iterator[Tensor]:
+        if self.carry_state:
+            yield from (self._carried(sentence.words) for sentence in sentences)
+            return
+        pieces = [_windows(len(sentence.words), self.window, self.overlap) for sentence in sentences]
+        words = (
+            sentence.words[start:end]
+            for sentence, bounds in zip(sentences, pieces, strict=True)
+            for start, end, _, _ in bounds
+        )
+        results = run_in_batches(words, lambda batch: self.embedder._run(self.choice, batch), self.embedder.batch_size)
+        for bounds in pieces:
+            parts = [next(results)[..., first - start : last - start, :] for start, _, first, last in bounds]
+            yield parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+    def _carried(self, words: list[str]) -> Tensor:
+        """Of one sentence that goes on from the one before."""
+        vectors, self.states = self.embedder.run_with_states(self.choice, words, self.states)
+        return vectors
+
+    def skip(self, sentences: list[_Sentence]):
+        """Sentences that are done; where state is carried, it is computed again."""
+        if self.carry_state:
+            for sentence in sentences:
+                self._carried(sentence.words)
+
+
+def _windows(length: int, window: int | None, overlap: int) -> list[tuple[int, int, int, int]]:
+    """Start and end of each window of a sentence, and of the words in it that count for it."""
+    if window is None or length <= window:
+        return [(0, length, 0, length)]
+    starts = list(range(0, length - overlap, window - overlap))
+    bounds = [(start, min(start + window, length)) for start in starts]
+    # Where two overlap, each has the half that it has read more around.
+    cuts = [
+        0,
+        *((later + min(end, length)) // 2 for (_, end), (later, _) in pairwise(bounds)),
+        length,
+    ]
+    return [(*bound, cuts[number], cuts[number + 1]) for number, bound in enumerate(bounds)]
+
+
+def load_embedder(
+    name: PathLike | None = None, batch_size: int = BATCH_SIZE, device: str | None = None
+) -> ElmoEmbedder:
+    """
+    An embedder of a model by whatever name it has.
+
+    Args:
+        name: a folder, a name of [`released`] (downloaded and converted once, into the cache), or a repository of the
+            Hub; the model of the package when absent.
+        batch_size: sentences per batch, at most.
+        device: cpu, cuda, cuda:1 and so on; where there is one, the first CUDA device when absent.
+
+    Raises:
+        OSError, ValueError: it cannot be had, or is damaged.
+    """
+    if name is None:
+        name = default_model_path()
+    elif not Path(name).exists() and str(name) in released():
+        folder = cache_folder() / "converted" / str(name)
+        if not folder.exists():
+            convert_checkpoint(name, folder)
+        name = folder
+    if Path(name).is_dir():
+        config = load_config(name)
+        tokenizer, model = load_tokenizer(name, config), load_model(name, ElmoModel, config)
+        embedder = ElmoEmbedder(model, tokenizer, batch_size)
+    else:
+        embedder = ElmoEmbedder.from_pretrained(name, batch_size)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        embedder.model.to(torch.device(device))  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` must be there, was: {device} ({str(error).splitlines()[0][:80]}).") from None
+    return embedder
