@@ -4,12 +4,11 @@ stays flat.
 
     python -m benchmarks.corpus_embedding TEXT [--sentences 100000] [--formats parquet hdf5]
 
-The bare model reads the same sentences, split already, in the same windows and at the best of three batch sizes; nothing
-is kept. The rates of both come from turns about in one process, a tenth of the sentences each.
+The bare model reads the same sentences, split already, in the same windows and at the best of three batch sizes, and
+keeps nothing. The rates of both come from turns about in one process, a tenth of the sentences each.
 """
 
 import argparse
-import os
 import re
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe
 from elmo_hf import ElmoEmbedder
 from elmo_hf.batching import run_in_batches
 from elmo_hf.corpus import read_lines
@@ -54,7 +53,7 @@ def main():
     lines = list(islice(read_lines(arguments.text), arguments.sentences))
     sentences = [embedder.tokenizer.tokenize(line) for line in lines]
     words = sum(map(len, sentences))
-    print(describe_machine())
+    print(describe())
     print(f"{len(lines):,} sentences, {words:,} words, {torch.get_num_threads()} threads")
     tenth = len(sentences) // 10
     best = min((64, 128, 256), key=lambda size: bare(embedder, sentences[:tenth], size))
@@ -62,39 +61,36 @@ def main():
     embedder.batch_size = best
     for suffix in arguments.formats:
         seconds = {"bare": 0.0, suffix: 0.0}
-        peaks: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             for number in range(10):
                 piece = slice(number * tenth, (number + 1) * tenth)
                 seconds["bare"] += bare(embedder, sentences[piece], best)
-                start, highest = time.perf_counter(), 0.0
-
-                def watch(count: int):
-                    nonlocal highest
-                    highest = max(highest, megabytes())
-
-                embed_sentences_to_file(embedder, lines[piece], Path(folder, f"{number}.{suffix}"), progress=watch)
+                start = time.perf_counter()
+                embed_sentences_to_file(embedder, lines[piece], Path(folder, f"{number}.{suffix}"))
                 seconds[suffix] += time.perf_counter() - start
-                os.unlink(Path(folder, f"{number}.{suffix}"))
-            start_of = time.perf_counter()
-            done = 0
-
-            def memory(count: int):
-                nonlocal done
-                done += count
-                while len(peaks) < 10 and done >= len(peaks) * words / 10:
-                    peaks.append(0.0)
-                peaks[-1] = max(peaks[-1], megabytes())
-
+                Path(folder, f"{number}.{suffix}").unlink()
+            memory, start = Memory(words), time.perf_counter()
             whole = Path(folder, f"whole.{suffix}")
-            embed_sentences_to_file(embedder, lines, whole, progress=memory)
-            size, whole_seconds = whole.stat().st_size, time.perf_counter() - start_of
-        ratio = seconds["bare"] / seconds[suffix]
-        print(
-            f"{suffix}: {words / seconds[suffix]:,.0f} words per second in tenths, the bare model "
-            f"{words / seconds['bare']:,.0f}: {ratio:.2f}; all at once {words / whole_seconds:,.0f}, {size / 1e6:,.0f} MB"
-        )
-        print(f"  memory: first tenth {peaks[0]:,.0f} MB, highest {max(peaks):,.0f} MB ({max(peaks) / peaks[0]:.3f})")
+            embed_sentences_to_file(embedder, lines, whole, progress=memory.watch)
+            size, whole_seconds = whole.stat().st_size, time.perf_counter() - start
+        rates = [words / seconds[name] for name in (suffix, "bare")]
+        print(f"{suffix}: {rates[0]:,.0f} words per second in tenths, the bare model {rates[1]:,.0f}", end="; ")
+        print(f"ratio {rates[0] / rates[1]:.2f}; all at once {words / whole_seconds:,.0f}, {size / 1e6:,.0f} MB")
+        first, highest = memory.peaks[0], max(memory.peaks)
+        print(f"  memory: first tenth {first:,.0f} MB, highest {highest:,.0f} MB ({highest / first:.3f})", flush=True)
+
+
+class Memory:
+    """The highest of each tenth of the words."""
+
+    def __init__(self, num_words: int):
+        self.num_words, self.done, self.peaks = num_words, 0, [0.0]
+
+    def watch(self, count: int):
+        self.done += count
+        if self.done > len(self.peaks) * self.num_words / 10 and len(self.peaks) < 10:
+            self.peaks.append(0.0)
+        self.peaks[-1] = max(self.peaks[-1], megabytes())
 
 
 if __name__ == "__main__":
