@@ -2,19 +2,20 @@
 Files in, a file of vectors out: a text of any size, in constant memory, and resumed where it was stopped.
 
 Sentences are read in windows of some ten thousand words, sorted by length within each. Some windows make a part, which
-is written as a whole into the folder `OUTPUT.parts`; at the end all parts are joined, the file is moved into its place
-and the folder is removed. A part that is there is not computed again, but its sentences are read, and their sum must
+is written as a whole into the folder `OUTPUT.parts`; at the end the file is made of all parts and moved into its
+place, and the folder is removed. A part that is there is not computed again, but its sentences are read, and their sum must
 be that of the sentences it was made of.
 """
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from .modeling_elmo import ElmoModel
 from .released import released
 from .sentence_files import Sentence, SentenceFiles
 from .small_model import default_model_path
-from .vector_files import DTYPES, EmbeddedSentence, VectorFile, kind_of_vectors
+from .vector_files import DTYPES, EmbeddedSentence, bytes_of, kind_of_vectors
 
 # Called with the words that were embedded or skipped since the last time.
 Progress = Callable[[int], None]
@@ -37,6 +38,7 @@ Progress = Callable[[int], None]
 # Windows per part: what a stop loses at most.
 WINDOWS_PER_PART = 16
 RECORD = "record.json"
+_SENTENCES_PER_WRITE = 1024
 
 
 @dataclass(frozen=True)
@@ -132,30 +134,24 @@ def embed_sentences_to_file(
         "model": _sum_of_model(embedder),
         "tokenizer": [embedder.tokenizer.word_splitter, embedder.tokenizer.max_characters_per_token],
     }
-    run = _Run(embedder, choice, kind, pooling, DTYPES[dtype], window, overlap, carry_state)
-    run.has_layers = layers == "all" or isinstance(layers, list | tuple)
+    has_layers = layers == "all" or isinstance(layers, list | tuple)
+    run = _Run(embedder, choice, has_layers, pooling, window, overlap, carry_state)
+    num_sentences = num_words = num_skipped = 0
     with atomic_file(output, overwrite=overwrite) as whole, signals_as_exceptions():
-        parts = Parts(Path(f"{output}.parts"), Path(output).suffix, settings)
-        paths, num_sentences, num_words, num_skipped = [], 0, 0, 0
-        for number, sentences_of_part in enumerate(_parts(sentences, embedder, shard, carry_state)):
-            words = sum(len(sentence.words) for sentence in sentences_of_part)
-            num_sentences, num_words = num_sentences + len(sentences_of_part), num_words + words
-            path, is_done = parts.at(number, sentences_of_part)
-            if is_done:
-                num_skipped += len(sentences_of_part)
-                run.skip(sentences_of_part)
+        parts = Parts(Path(f"{output}.parts"), settings)
+        for number, part in enumerate(_parts(sentences, embedder, shard)):
+            words = sum(len(sentence.words) for sentence in part)
+            num_sentences, num_words = num_sentences + len(part), num_words + words
+            if parts.has(number, part):
+                num_skipped += len(part)
+                run.skip(part)
+                if progress is not None:
+                    progress(words)
             else:
-                with atomic_file(path, overwrite=True) as temporary:
-                    run.write(sentences_of_part, temporary, progress)
-                parts.finish(number, sentences_of_part)
-            if is_done and progress is not None:
-                progress(words)
-            paths.append(path)
-        if paths:
-            kind.join(paths, whole)
-        else:
-            with kind(whole):
-                pass
+                parts.write(number, part, run.vectors(part, progress))
+        with kind(whole, run.has_layers, pooling is not None) as file:
+            for batch in parts.sentences():
+                file.write(batch)
     parts.remove()
     return Embedded(Path(output), num_sentences, num_words, num_skipped)
 
@@ -200,7 +196,7 @@ def _numbered(sentences: Iterable[Sentence], embedder: ElmoEmbedder) -> Iterator
 
 
 def _parts(
-    sentences: Iterable[Sentence], embedder: ElmoEmbedder, shard: tuple[int, int] | None, carry_state: bool
+    sentences: Iterable[Sentence], embedder: ElmoEmbedder, shard: tuple[int, int] | None
 ) -> Iterator[list[_Sentence]]:
     windows: Iterator[list[_Sentence]] = windows_of(_numbered(sentences, embedder), lambda one: len(one.words))
     if shard is not None:
@@ -211,65 +207,86 @@ def _parts(
 
 class Parts:
     """
-    The folder of the parts of a file that is being made, with a record of what each was made of.
+    The folder of the parts of a file that is being made, with a record of what they are made with. A part is the
+    numbers of its vectors, then a JSON list of its sentences, then the length of that in eight bytes.
 
     Raises:
-        ValueError: it belongs to other settings.
+        ValueError: the folder belongs to other settings.
     """
 
-    def __init__(self, folder: Path, suffix: str, settings: dict[str, Any]):
-        self.folder, self.suffix = folder, suffix
-        self._sums: list[str] = []
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder, self.number, self._dtype = folder, 0, DTYPES[settings["dtype"]]
         record = folder / RECORD
-        if record.exists():
-            try:
-                values = json.loads(record.read_text(encoding="utf-8"))
-                begun, self._sums = values["settings"], values["sums"]
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{record}: must be the record of a run, was damaged. Delete {folder}.") from None
-            for name in settings:
-                if begun.get(name) != settings[name]:
-                    raise ValueError(
-                        f"{folder} was begun with another `{name}`: the same command goes on, or delete that folder."
-                    )
-        self._settings = settings
+        if not record.exists():
+            with atomic_file(record) as file:
+                file.write_text(json.dumps(settings), encoding="utf-8")
+            return
+        try:
+            begun = json.loads(record.read_text(encoding="utf-8"))
+            changed = [name for name in settings if begun.get(name) != settings[name]]
+        except (ValueError, AttributeError):
+            raise ValueError(f"{record}: must be the record of a run, was damaged. Delete {folder}.") from None
+        if changed:
+            raise ValueError(
+                f"{folder} was begun with another `{changed[0]}`: the same command goes on, or delete that folder."
+            )
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"part-{number:06d}{self.suffix}"
+        return self.folder / f"part-{number:06d}"
 
-    def at(self, number: int, sentences: list[_Sentence]) -> tuple[Path, bool]:
+    def has(self, number: int, sentences: list[_Sentence]) -> bool:
         """
-        Where a part is, and whether it is done.
+        Whether a part is done.
 
         Raises:
             ValueError: it was made of other sentences.
         """
+        self.number = max(self.number, number + 1)
         path = self._path(number)
-        if number >= len(self._sums) or not path.exists():
-            return path, False
-        if self._sums[number] != _sum_of(sentences):
+        if not path.exists():
+            return False
+        begun = [[one["index"], one["words"], one["text"]] for one in self._entries(path)]
+        if begun != [[sentence.index, sentence.words, sentence.text] for sentence in sentences]:
             raise ValueError(
                 f"{self.folder} was begun with another text, from sentence {sentences[0].index} on: delete it to "
                 "begin anew."
             )
-        return path, True
+        return True
 
-    def finish(self, number: int, sentences: list[_Sentence]):
-        """Takes down that a part is done."""
-        self._sums[number:] = [_sum_of(sentences)]
-        with atomic_file(self.folder / RECORD, overwrite=True) as file:
-            file.write_text(json.dumps({"settings": self._settings, "sums": self._sums}), encoding="utf-8")
+    def write(self, number: int, sentences: list[_Sentence], vectors: Iterator[Tensor]):
+        """Makes a part."""
+        with atomic_file(self._path(number), overwrite=True) as temporary, temporary.open("wb") as file:
+            entries = []
+            for sentence, values in zip(sentences, vectors, strict=True):
+                file.write(bytes_of(values.to(self._dtype)))
+                entries.append({**vars(sentence), "shape": list(values.shape)})
+            content = json.dumps(entries).encode()
+            file.write(content + len(content).to_bytes(8, "little"))
+
+    def _entries(self, path: Path) -> list[dict[str, Any]]:
+        with path.open("rb") as file:
+            file.seek(-8, 2)
+            length = int.from_bytes(file.read(8), "little")
+            file.seek(-8 - length, 2)
+            return json.loads(file.read(length))
+
+    def sentences(self) -> Iterator[list[EmbeddedSentence]]:
+        """What is in all parts, some sentences at a time."""
+        for number in range(self.number):
+            path = self._path(number)
+            entries = iter(self._entries(path))
+            with path.open("rb") as file:
+                while batch := list(islice(entries, _SENTENCES_PER_WRITE)):
+                    yield [self._read(file, **entry) for entry in batch]
+
+    def _read(self, file: BinaryIO, index: int, words: list, offsets: Any, text: str, shape: list) -> EmbeddedSentence:
+        numbers = bytearray(file.read(math.prod(shape) * self._dtype.itemsize))
+        vectors = torch.frombuffer(numbers, dtype=self._dtype) if numbers else torch.empty(0, dtype=self._dtype)
+        return EmbeddedSentence(index, words, offsets, text, vectors.reshape(shape))
 
     def remove(self):
-        """Everything, once it has been joined."""
+        """Everything, once the file is made."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _sum_of(sentences: list[_Sentence]) -> str:
-    digest = hashlib.sha256()
-    for sentence in sentences:
-        digest.update(json.dumps([sentence.index, sentence.words, sentence.text]).encode())
-    return digest.hexdigest()
 
 
 @dataclass
@@ -278,35 +295,22 @@ class _Run:
 
     embedder: ElmoEmbedder
     choice: Choice
-    kind: type[VectorFile]
+    has_layers: bool
     pooling: str | None
-    dtype: torch.dtype
     window: int | None
     overlap: int
     carry_state: bool
-    has_layers: bool = False
     states: tuple[Tensor, Tensor] | None = None
 
-    def write(self, sentences: list[_Sentence], path: Path, progress: Progress | None):
+    def vectors(self, sentences: list[_Sentence], progress: Progress | None) -> Iterator[Tensor]:
+        """Of each sentence of a part."""
         # Remembered words are right to a rounding, which depends on the batch that they came in: with none at its
         # start, a part is the same bytes whatever was computed before.
         self.embedder.model.character_encoder.word_vectors.clear()
-        with self.kind(path, self.has_layers, self.pooling is not None) as file:
-            batch: list[EmbeddedSentence] = []
-            for sentence, vectors in zip(sentences, self._vectors(sentences), strict=True):
-                if self.pooling is not None:
-                    vectors = pooled(vectors, self.pooling)
-                batch.append(
-                    EmbeddedSentence(
-                        sentence.index, sentence.words, sentence.offsets, sentence.text, vectors.to(self.dtype)
-                    )
-                )
-                if len(batch) == 1024:
-                    file.write(batch)
-                    batch = []
-                if progress is not None:
-                    progress(len(sentence.words))
-            file.write(batch)
+        for sentence, vectors in zip(sentences, self._vectors(sentences), strict=True):
+            yield vectors if self.pooling is None else pooled(vectors, self.pooling)
+            if progress is not None:
+                progress(len(sentence.words))
 
     def _vectors(self, sentences: list[_Sentence]) -> Iterator[Tensor]:
         if self.carry_state:
