@@ -3,8 +3,8 @@ Files in, a file of vectors out: a text of any size, in constant memory, and res
 
 Sentences are read in windows of some ten thousand words, sorted by length within each. Some windows make a part, which
 is written as a whole into the folder `OUTPUT.parts`; at the end the file is made of all parts and moved into its
-place, and the folder is removed. A part that is there is not computed again, but its sentences are read, and their sum must
-be that of the sentences it was made of.
+place, and the folder is removed. A part that is there is not computed again, but its sentences are read, and must be
+those it was made of.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from .vector_files import DTYPES, EmbeddedSentence, bytes_of, kind_of_vectors
 Progress = Callable[[int], None]
 
 # Windows per part: what a stop loses at most.
-WINDOWS_PER_PART = 16
+WINDOWS_PER_PART = 32
 RECORD = "record.json"
 _SENTENCES_PER_WRITE = 1024
 

@@ -225,7 +225,7 @@ def test_endless_words_neither_hang_nor_break(tokenizer: ElmoTokenizer, piece: s
 
 
 def test_an_unknown_splitter_or_width_is_an_error() -> None:
-    with pytest.raises(ValueError, match="`word_splitter` must be one of moses, whitespace, was: 'spacy'"):
+    with pytest.raises(ValueError, match="`word_splitter` must be one of moses, whitespace, characters, was: 'spacy'"):
         ElmoTokenizer(word_splitter="spacy")
     with pytest.raises(ValueError, match="`max_characters_per_token` must be at least 3, was: 2"):
         ElmoTokenizer(max_characters_per_token=2)
