@@ -249,6 +249,99 @@ def embed(
     typer.echo(f"{done.path}\n  {done.num_sentences:,} sentences{skipped}, {done.num_words:,} words")
 
 
+@app.command()
+def types(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files of sentences; last, the file to make.")
+    ],
+    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
+    min_count: Annotated[int, typer.Option(min=1, help="Leave out rarer words.")] = 5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+):
+    """Write the average vector of each word of a text, as a word2vec file that gensim opens."""
+    with _one_line_errors():
+        if len(paths) < 2:
+            raise ValueError(f"`types` takes INPUT... OUTPUT, got {len(paths)} path.")
+        from .corpus_embedding import load_embedder
+        from .sentence_files import SentenceFiles
+        from .usage import type_vectors, write_word2vec
+
+        *inputs, output = paths
+        sentences = SentenceFiles(inputs)
+        vectors = type_vectors(load_embedder(model), tqdm(sentences, unit=" sentences"), _layers(layers), min_count)
+        write_word2vec(vectors, output, overwrite)
+    typer.echo(f"{output}\n  {len(vectors):,} words")
+
+
+@app.command()
+def change(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A text, a sentence per line.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another text.")],
+    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
+    words: Annotated[
+        str | None, typer.Option(help="These words, with commas between. [default: all frequent]")
+    ] = None,
+    min_count: Annotated[int, typer.Option(min=2, help="Leave out words that are rarer in either text.")] = 20,
+    max_words: Annotated[int, typer.Option(min=1, help="So many words at most, the most frequent.")] = 500,
+    top: Annotated[int, typer.Option(min=1, help="Print so many.")] = 20,
+    sentences: Annotated[bool, typer.Option("--sentences", help="Print sentences that show it.")] = False,
+):
+    """List the words whose use differs most between two texts."""
+    with _one_line_errors():
+        from .corpus import count_words
+        from .corpus_embedding import load_embedder
+        from .sentence_files import SentenceFiles
+        from .usage import change_between, uses_of_words, words_for_change
+
+        texts = [SentenceFiles([old]), SentenceFiles([new])]
+        embedder = load_embedder(model)
+        if words is None:
+            counts = [
+                count_words(embedder.tokenizer.tokenize(one) if isinstance(one, str) else one for one in text)
+                for text in texts
+            ]
+            wanted = words_for_change(counts[0], counts[1], min_count, max_words)
+        else:
+            wanted = [word.strip() for word in words.split(",")]
+        found = [uses_of_words(embedder, tqdm(text, unit=" sentences"), wanted, _layers(layers)) for text in texts]
+        changes = change_between(found[0], found[1])
+        if not changes:
+            raise ValueError("`OLD` and `NEW` must share a word that is frequent enough, did not. See --min-count.")
+    typer.echo(f"{'word':<20} {'apd':>6} {'proto':>6} {'jsd':>6}  {'old':>7} {'new':>7}")
+    for one in changes[:top]:
+        typer.echo(
+            f"{one.word:<20} {one.apd:6.3f} {one.prototype:6.3f} {one.jsd:6.3f}  {one.counts[0]:7,} {one.counts[1]:7,}"
+        )
+        if sentences:
+            for mark, examples in zip("-+", one.examples, strict=True):
+                for example in examples:
+                    typer.echo(f"  {mark} {' '.join(example)[:100]}")
+
+
+@app.command("geometry")
+def print_geometry(
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Files of sentences.")],
+    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    sentences: Annotated[int, typer.Option(min=1, help="Read so many, at most: they are held in memory.")] = 2000,
+):
+    """Print how contextual each layer is, as in Ethayarajh (2019)."""
+    with _one_line_errors():
+        from .corpus_embedding import load_embedder
+        from .sentence_files import SentenceFiles
+        from .usage import geometry
+
+        read = islice(SentenceFiles(text), sentences)
+        found = geometry(load_embedder(model), tqdm(read, unit=" sentences"))
+    typer.echo("layer  random pairs  same word  word and sentence  first component")
+    for layer in found:
+        typer.echo(
+            f"{layer.layer:5}  {layer.random_similarity:12.3f}  {layer.self_similarity:9.3f}  "
+            f"{layer.sentence_similarity:17.3f}  {layer.first_component:15.3f}"
+        )
+
+
 _EMBED_BAR = "{desc} {percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {postfix}"
 
 

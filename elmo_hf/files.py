@@ -6,6 +6,7 @@ file beside it, `.NAME.HEX.lock`, tells the next one who writes there whether it
 killed process left behind is removed. Where a system has no file locks (some network drives), leftovers stay.
 """
 
+import _thread
 import errno
 import hashlib
 import json
@@ -14,12 +15,14 @@ import shutil
 import signal
 import stat
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # Windows has none, but does not remove a file that is open.
@@ -399,6 +402,21 @@ def _shortened(name: str) -> str:
     return f"{start}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
+def _is_starting_a_thread(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name in ("start", "_adjust_thread_count") and frame.f_code.co_filename.endswith(
+            ("threading.py", "thread.py")
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int):
+    time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
     """
@@ -412,7 +430,11 @@ def signals_as_exceptions() -> Iterator[None]:
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
-    def leave(number: int, frame: object):
+    def leave(number: int, frame: FrameType | None):
+        if _is_starting_a_thread(frame):
+            # An exception there leaves a thread that nothing can end, for which the end of the process would wait.
+            _thread.start_new_thread(_send_again, (number,))
+            return
         # A second one would break off the clean-up.
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)

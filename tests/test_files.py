@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,26 @@ def test_signals_clean_up(tmp_path: Path, name: str):
     assert ended.value.code == 128 + number
     assert names(tmp_path) == []
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_signal_while_a_thread_starts_waits_until_it_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # In between, an executor has a thread that it does not know of yet, and that nothing would ever end.
+    start, seen = threading.Thread.start, []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if not seen:
+            seen.append(thread)
+            signal.raise_signal(signal.SIGTERM)
+
+    # By the name that the frame of the standard library has.
+    interrupted.__code__ = interrupted.__code__.replace(co_name="start", co_filename=threading.__file__)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(SystemExit), signals_as_exceptions():
+        assert executor.submit(int, "7").result() == 7
+        time.sleep(5)
+    assert seen
+    assert not seen[0].is_alive()
 
 
 def test_handlers_of_others_stay():
