@@ -172,8 +172,8 @@ def uses_of_words(
 
 def change_between(old: dict[str, Uses], new: dict[str, Uses], clusters: int = 5) -> list[WordChange]:
     """
-    How far each word that both texts have moved, the farthest by `prototype` first: unlike `apd`, it is small for a word
-    that has several meanings in both.
+    How far each word that both texts have moved, the farthest by `prototype` first: unlike `apd`, it is small for a
+    word that has several meanings in both.
 
     Args:
         old: uses in one text, see [`uses_of_words`].
