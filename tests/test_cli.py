@@ -71,6 +71,9 @@ def test_the_files_to_convert_are_not_deleted_with_the_folder_that_holds_them(re
     code, _, err = run("convert", folder / "options.json", folder / "lm_weights.hdf5", folder, "--overwrite")
     assert code == 1
     assert f"{folder}: must be a folder without the files to convert, holds {folder / 'options.json'}." in err
+    # Nor with the folder itself.
+    code, _, err = run("convert", folder, folder, "--overwrite")
+    assert (code, "must be a folder without the files to convert" in err) == (1, True)
     assert (folder / "lm_weights.hdf5").exists()
 
 

@@ -143,9 +143,10 @@ def convert_checkpoint(
         license = license or entry.hub_license
     paths = [local_file(path) for path in paths]
     softmax_file, vocab_file = (None if path is None else local_file(path) for path in (softmax_file, vocab_file))
-    for path in (*paths, softmax_file, vocab_file):
-        if path is not None and Path(os.path.realpath(output_dir)) in Path(os.path.realpath(path)).parents:
-            raise FileExistsError(f"{output_dir}: must be a folder without the files to convert, holds {path}.")
+    target = Path(os.path.realpath(output_dir))
+    for place in (Path(os.path.realpath(path)) for path in (*paths, softmax_file, vocab_file) if path is not None):
+        if target == place or target in place.parents:
+            raise FileExistsError(f"{output_dir}: must be a folder without the files to convert, holds {place}.")
     with atomic_folder(output_dir, overwrite=overwrite) as folder:
         checkpoint = _opened(paths, format, name, softmax_file, vocab_file)
         if checkpoint.source.on_disk(checkpoint.files[0]) is None:
