@@ -145,7 +145,7 @@ def convert_checkpoint(
     softmax_file, vocab_file = (None if path is None else local_file(path) for path in (softmax_file, vocab_file))
     target = Path(os.path.realpath(output_dir))
     for place in (Path(os.path.realpath(path)) for path in (*paths, softmax_file, vocab_file) if path is not None):
-        if target == place or target in place.parents:
+        if target in place.parents or (target == place and place.is_dir()):
             raise FileExistsError(f"{output_dir}: must be a folder without the files to convert, holds {place}.")
     with atomic_folder(output_dir, overwrite=overwrite) as folder:
         checkpoint = _opened(paths, format, name, softmax_file, vocab_file)
