@@ -47,6 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.heavy)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests that fork, and compare bits with what the children computed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Folder of a small biLM and its TensorFlow outputs; `tests/reference.py` lists the files."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tqdm import tqdm
 
 from elmo_hf import default_model_path
@@ -22,14 +23,20 @@ FORK = multiprocessing.get_context("fork")
 KILLS = int(os.environ.get("ELMO_HF_KILLS", "4"))
 
 
-def _run_quietly(arguments: list[Any]) -> None:
-    # Another thread may have held that of the parent.
+def begin_in_a_fork() -> None:
+    """For a child of a process with threads: without what these may have held when it was forked."""
     tqdm.set_lock(threading.RLock())
+    # OpenMP does not live through a fork.
+    torch.set_num_threads(1)
+
+
+def _run_quietly(arguments: list[Any]) -> None:
+    begin_in_a_fork()
     sys.exit(run(*arguments)[0])
 
 
 def _run_and_tell(arguments: list[Any], start: Any, results: Any) -> None:
-    tqdm.set_lock(threading.RLock())
+    begin_in_a_fork()
     start.wait()
     results.put(run(*arguments))
 
@@ -51,6 +58,7 @@ def warm(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
     return ["warm", default_model_path(), out / "text", "--output", out / "target" / "model"]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("command", [convert, export, warm])
 def test_a_killed_command_leaves_a_whole_target_or_none(
     command: Callable[..., list[Any]], reference_dir: Path, reference_model_dir: Path, tmp_path: Path

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from elmo_hf import ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from elmo_hf.corpus import BilmWindows, Corpus
 from tests.test_cli import run
+from tests.test_cli_kills import begin_in_a_fork
 from tests.tiny import SENTENCES, tiny_config
 
 # 80 sentences of 21 different words, and three of them once more.
@@ -229,11 +228,11 @@ def test_the_special_words_may_stand_anywhere_in_a_vocabulary(config_dir: Path, 
 
 
 def _run_quietly(*arguments: str | Path) -> None:
-    # Another thread may have held that of the parent.
-    tqdm.set_lock(threading.RLock())
+    begin_in_a_fork()
     sys.exit(run("pretrain", *arguments)[0])
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_training_killed_at_any_moment_ends_as_an_undisturbed_one(
     config_dir: Path, texts: list[str], tmp_path: Path
 ):

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -22,7 +21,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 import elmo_hf.batching
 import elmo_hf.corpus_embedding
@@ -31,6 +29,7 @@ from elmo_hf.corpus_embedding import embed_files, embed_sentences_to_file, load_
 from elmo_hf.sentence_files import SentenceFiles
 from tests.language_model import language_model, word_tokenizer
 from tests.test_cli import run
+from tests.test_cli_kills import begin_in_a_fork
 from tests.tiny import tiny_model
 
 FORK = multiprocessing.get_context("fork")
@@ -276,10 +275,11 @@ def test_what_was_finished_is_not_computed_again(
 
 
 def _run_quietly(arguments: list[Any]) -> None:
-    tqdm.set_lock(threading.RLock())
+    begin_in_a_fork()
     sys.exit(run(*arguments)[0])
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_killed_run_ends_with_the_same_bytes(suffix: str, text: Path, tmp_path: Path, small_parts: None):
     model, tokenizer = tiny_model(), ElmoTokenizer()
