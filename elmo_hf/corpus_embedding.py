@@ -131,6 +131,8 @@ def embed_sentences_to_file(
         "window": window,
         "overlap": overlap,
         "carry_state": carry_state,
+        # Decides in which batch a sentence is read, and with that its last bits.
+        "batch_size": embedder.batch_size,
         "model": _sum_of_model(embedder),
         "tokenizer": [embedder.tokenizer.word_splitter, embedder.tokenizer.max_characters_per_token],
     }

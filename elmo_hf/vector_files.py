@@ -240,6 +240,7 @@ def kind_of_vectors(path: PathLike, dtype: str) -> type[VectorFile]:
 
     Raises:
         ValueError: there is none, or it cannot hold numbers of this type.
+        ImportError: what it needs is not installed.
     """
     suffixes = [suffix for kind in _KINDS for suffix in kind.suffixes]
     kind = next((kind for kind in _KINDS if Path(path).suffix in kind.suffixes), None)
@@ -249,4 +250,7 @@ def kind_of_vectors(path: PathLike, dtype: str) -> type[VectorFile]:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {dtype}.")
     if dtype not in kind.dtypes:
         raise ValueError(f"`dtype` must be {' or '.join(kind.dtypes)} in {Path(path).suffix}, was: {dtype}.")
+    if kind is ParquetVectors:
+        # Before hours of work, not after.
+        _arrow()
     return kind

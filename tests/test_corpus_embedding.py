@@ -186,6 +186,15 @@ def test_text_of_characters_is_split_into_them(tmp_path: Path):
     assert [len(value) for value in vectors_in(tmp_path / "out.npz").values()] == [7, 2]
 
 
+def test_what_is_not_installed_is_told_before_the_work(
+    embedder: ElmoEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"Parquet needs pyarrow: pip install 'elmo-hf\[corpus\]'"):
+        embed_sentences_to_file(embedder, TEXT, tmp_path / "out.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
