@@ -5,7 +5,7 @@ stays flat.
     python -m benchmarks.corpus_embedding TEXT [--sentences 100000] [--formats parquet hdf5]
 
 The bare model reads the same sentences, split already, in the same windows and at the best of three batch sizes, and
-keeps nothing. The rates of both come from turns about in one process, a tenth of the sentences each.
+keeps nothing. The rates of both come from turns about in one process, a piece of the sentences each.
 """
 
 import argparse
@@ -45,6 +45,7 @@ def main():
     parser.add_argument("text", type=Path, help="a sentence per line")
     parser.add_argument("--sentences", type=int, default=100_000)
     parser.add_argument("--formats", nargs="+", default=["parquet", "hdf5"])
+    parser.add_argument("--pieces", type=int, default=4, help="turns of each")
     parser.add_argument("--model", default=None)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -55,15 +56,16 @@ def main():
     words = sum(map(len, sentences))
     print(describe())
     print(f"{len(lines):,} sentences, {words:,} words, {torch.get_num_threads()} threads")
-    tenth = len(sentences) // 10
-    best = min((64, 128, 256), key=lambda size: bare(embedder, sentences[:tenth], size))
+    length = len(sentences) // arguments.pieces
+    tenth = sentences[: len(sentences) // 10]
+    best = min((64, 128, 256), key=lambda size: bare(embedder, tenth, size))
     print(f"best batch of the bare model: {best}")
     embedder.batch_size = best
     for suffix in arguments.formats:
         seconds = {"bare": 0.0, suffix: 0.0}
         with tempfile.TemporaryDirectory() as folder:
-            for number in range(10):
-                piece = slice(number * tenth, (number + 1) * tenth)
+            for number in range(arguments.pieces):
+                piece = slice(number * length, (number + 1) * length)
                 seconds["bare"] += bare(embedder, sentences[piece], best)
                 start = time.perf_counter()
                 embed_sentences_to_file(embedder, lines[piece], Path(folder, f"{number}.{suffix}"))
@@ -74,7 +76,7 @@ def main():
             embed_sentences_to_file(embedder, lines, whole, progress=memory.watch)
             size, whole_seconds = whole.stat().st_size, time.perf_counter() - start
         rates = [words / seconds[name] for name in (suffix, "bare")]
-        print(f"{suffix}: {rates[0]:,.0f} words per second in tenths, the bare model {rates[1]:,.0f}", end="; ")
+        print(f"{suffix}: {rates[0]:,.0f} words per second in pieces, the bare model {rates[1]:,.0f}", end="; ")
         print(f"ratio {rates[0] / rates[1]:.2f}; all at once {words / whole_seconds:,.0f}, {size / 1e6:,.0f} MB")
         first, highest = memory.peaks[0], max(memory.peaks)
         print(f"  memory: first tenth {first:,.0f} MB, highest {highest:,.0f} MB ({highest / first:.3f})", flush=True)
