@@ -217,9 +217,8 @@ def embed(
         sentences = SentenceFiles(inputs, kind, column)
         embedder = load_embedder(model, batch_size, device)
         if split is not None:
-            embedder.tokenizer = type(embedder.tokenizer)(
-                word_splitter=split, max_characters_per_token=embedder.tokenizer.max_characters_per_token
-            )
+            # Of a new one, which checks it; this one keeps its lexicon.
+            embedder.tokenizer.word_splitter = ElmoTokenizer(word_splitter=split).word_splitter
         with tqdm(total=sentences.size or None, bar_format=_EMBED_BAR, desc="Embedding") as bar:
             words = 0
 

@@ -25,8 +25,10 @@ from safetensors.torch import load_file
 import elmo_hf.batching
 import elmo_hf.corpus_embedding
 from elmo_hf import ElmoEmbedder, ElmoTokenizer, load_default
+from elmo_hf.checkpoints.conversion import convert_checkpoint
 from elmo_hf.corpus_embedding import embed_files, embed_sentences_to_file, load_embedder
 from elmo_hf.sentence_files import SentenceFiles
+from tests.checkpoints.test_formats import MANY_LANGS
 from tests.language_model import language_model, word_tokenizer
 from tests.test_cli import run
 from tests.test_cli_kills import begin_in_a_fork
@@ -193,6 +195,15 @@ def test_what_is_not_installed_is_told_before_the_work(
     with pytest.raises(ImportError, match=r"Parquet needs pyarrow: pip install 'elmo-hf\[corpus\]'"):
         embed_sentences_to_file(embedder, TEXT, tmp_path / "out.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_split_keeps_the_lexicon_of_a_model(tmp_path: Path):
+    model = convert_checkpoint(MANY_LANGS / "char_and_word", tmp_path / "model", verify=False).folder
+    (tmp_path / "text.txt").write_text("the dog\n")
+    code, _, err = run("embed", tmp_path / "text.txt", tmp_path / "o.npz", "--model", model, "--split", "whitespace")
+    assert code == 0, err
+    (expected,) = load_embedder(model, device="cpu").embed([["the", "dog"]])
+    np.testing.assert_allclose(vectors_in(tmp_path / "o.npz")[0], expected, rtol=0, atol=1e-6)
 
 
 # --- documents -------------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..configuration_elmo import ElmoConfig
-from .bilm_options import MAX_OPTIONS_BYTES, config_of_options, parse_options
+from .bilm_options import ASSUMED, MAX_OPTIONS_BYTES, config_of_options, options_as_of_ai2, parse_options
 from .bilm_reference import PlainBilm, plain_torch_cell, plain_torch_highway, spell_bytes
-from .bilm_tensorflow import ASSUMED
 from .bilm_tensors import Progress
 from .errors import shown
 from .formats import Checkpoint, Plain, options_of
@@ -166,24 +165,14 @@ class AllenNlpArchive(Checkpoint):
             number, _, width = tensors.shape(f"_token_embedder.char_conv_{i}.weight", 3)
             filters.append([width, number])
         gates, width = tensors.shape("_elmo_lstm.forward_layer_0.input_linearity.weight", 2)
-        return {
-            "lstm": {
-                "dim": gates // 4,
-                "projection_dim": width,
-                "n_layers": count(tensors, "_elmo_lstm.forward_layer_{}.input_linearity.weight"),
-                "cell_clip": 3,
-                "proj_clip": 3,
-                "use_skip_connections": True,
-            },
-            "char_cnn": {
-                "activation": "relu",
-                "embedding": {"dim": dim},
-                "filters": filters,
-                "max_characters_per_token": 50,
-                "n_characters": 262,
-                "n_highway": count(tensors, "_token_embedder._highways._layers.{}.weight"),
-            },
-        }
+        return options_as_of_ai2(
+            cell_size=gates // 4,
+            projection_dim=width,
+            num_layers=count(tensors, "_elmo_lstm.forward_layer_{}.input_linearity.weight"),
+            char_embedding_dim=dim,
+            filters=filters,
+            num_highways=count(tensors, "_token_embedder._highways._layers.{}.weight"),
+        )
 
     def read(self, progress: Progress | None = None) -> dict[str, torch.Tensor]:
         state = read_state(self._location, self._loaded(self.source, self.files[0]), self._prefix, self.config)

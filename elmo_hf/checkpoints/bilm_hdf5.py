@@ -71,6 +71,7 @@ class Hdf5Arrays(ArrayFile):
         self.location, self.file = location, file
         self._stream = stream if isinstance(stream, InMemory) else None
         self._names: dict[str, str] = {}
+        self._checked: set[str] = set()
         self.found = {}
         with plain_errors(location, "list of datasets"):
             self._visit("", file, size)
@@ -105,8 +106,9 @@ class Hdf5Arrays(ArrayFile):
     def rows(self, name: str, start: int = 0, end: int | None = None) -> np.ndarray:
         dataset = self.file[self._names[name]]
         with plain_errors(self.location, f"`{name}`"):
-            if dataset.compression == "gzip":
+            if dataset.compression == "gzip" and name not in self._checked:
                 _check_chunks_are_as_large_as_declared(dataset)
+            self._checked.add(name)
             rows = slice(start, dataset.shape[0] if end is None else end)
             values = np.empty((rows.stop - rows.start, *dataset.shape[1:]), dtype=np.float32)
             dataset.read_direct(values, np.s_[rows])

@@ -141,6 +141,41 @@ def spelling_of_words(location: str, words: Sequence[str] | None) -> LexiconSpel
     return LexiconSpelling(0, places, None, WORD_VOCABULARY_START[:2], unknown_word=UNKNOWN_WORD)
 
 
+ASSUMED = (
+    "Its files do not tell its activation (relu), its clips (3), that it has skip connections and how many characters "
+    "a word has (50): these are those of every model of AI2."
+)
+
+
+def options_as_of_ai2(
+    cell_size: int,
+    projection_dim: int,
+    num_layers: int,
+    char_embedding_dim: int,
+    filters: list[list[int]],
+    num_highways: int,
+) -> dict[str, Any]:
+    """The options.json of these sizes whose other values, which no tensor tells, are those of every model of AI2."""
+    return {
+        "lstm": {
+            "dim": cell_size,
+            "projection_dim": projection_dim,
+            "n_layers": num_layers,
+            "cell_clip": 3,
+            "proj_clip": 3,
+            "use_skip_connections": True,
+        },
+        "char_cnn": {
+            "activation": "relu",
+            "embedding": {"dim": char_embedding_dim},
+            "filters": filters,
+            "max_characters_per_token": 50,
+            "n_characters": 262,
+            "n_highway": num_highways,
+        },
+    }
+
+
 def write_options(config: ElmoConfig, options_file: PathLike):
     """
     Writes the sizes of `config` as an options.json that AllenNLP and bilm-tf read, in one step: the file is complete

@@ -18,8 +18,10 @@ import torch
 from ..configuration_elmo import ElmoConfig
 from ..spelling_elmo import LexiconSpelling
 from .bilm_options import (
+    ASSUMED,
     MAX_OPTIONS_BYTES,
     config_of_options,
+    options_as_of_ai2,
     parse_options,
     read_vocabulary,
     spelling_of_words,
@@ -415,13 +417,9 @@ class _HubBundle(TensorBundle):
         return super().rows(name)[1:][start:end] if skip else super().rows(name, start, end)
 
 
-_AI2_CLIP = 3
-
-
 def options_of_shapes(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """
-    The options.json of a biLM from the shapes of its tensors; what they do not tell is that of every model of AI2:
-    relu, clips at 3, skip connections and 50 characters per word.
+    The options.json of a biLM from the shapes of its tensors, see [`options_as_of_ai2`].
 
     Raises:
         ValueError: a tensor is missing.
@@ -431,30 +429,14 @@ def options_of_shapes(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     if not cells or not filters or "char_embed" not in shapes:
         raise ValueError("it must have the tensors of a biLM over characters, has not")
     inputs, gates = shapes[cells[0]]
-    return {
-        "lstm": {
-            "dim": gates // 4,
-            "projection_dim": inputs // 2,
-            "n_layers": len(cells),
-            "cell_clip": _AI2_CLIP,
-            "proj_clip": _AI2_CLIP,
-            "use_skip_connections": True,
-        },
-        "char_cnn": {
-            "activation": "relu",
-            "embedding": {"dim": shapes["char_embed"][1]},
-            "filters": [[shapes[name][1], shapes[name][3]] for name in filters],
-            "max_characters_per_token": 50,
-            "n_characters": 262,
-            "n_highway": len([name for name in shapes if re.fullmatch(r"CNN_high_\d+/W_carry", name)]),
-        },
-    }
-
-
-ASSUMED = (
-    "Its files do not tell its activation (relu), its clips (3), that it has skip connections and how many characters "
-    "a word has (50): these are those of every model of AI2."
-)
+    return options_as_of_ai2(
+        cell_size=gates // 4,
+        projection_dim=inputs // 2,
+        num_layers=len(cells),
+        char_embedding_dim=shapes["char_embed"][1],
+        filters=[[shapes[name][1], shapes[name][3]] for name in filters],
+        num_highways=len([name for name in shapes if re.fullmatch(r"CNN_high_\d+/W_carry", name)]),
+    )
 
 
 class TfHubModule(Checkpoint):

@@ -22,7 +22,7 @@ from ..files import PathLike, check_readable
 from ..modeling_elmo import ElmoForPreTraining
 from ..tokenization_elmo import ElmoTokenizer
 from .bilm_options import OPTIONS
-from .errors import one_line
+from .errors import plain_errors, shortened
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -69,7 +69,7 @@ def load_config(folder: PathLike) -> ElmoConfig:
     filters = values.get("char_cnn_filters")
     if isinstance(filters, list) and not _are_small(filters):
         raise ValueError(f"{file}: `char_cnn_filters` must have fewer than 1,000,000 filters, has more.")
-    with _short_errors(file, "configuration"):
+    with plain_errors(file, "configuration"):
         return ElmoConfig.from_pretrained(folder, local_files_only=True)
 
 
@@ -80,7 +80,7 @@ def check_sizes(config: ElmoConfig, model_class: type[PreTrainedModel]) -> int:
     Raises:
         ValueError: more than any model has.
     """
-    with torch.device("meta"), _short_errors("config.json", "configuration"):
+    with torch.device("meta"), plain_errors("config.json", "configuration"):
         number = sum(parameter.numel() for parameter in model_class(config).parameters())
     if number > _MAX_WEIGHTS:
         raise ValueError(f"config.json must be of at most {_MAX_WEIGHTS:,} weights, was of {number:,}.")
@@ -103,7 +103,7 @@ def load_tokenizer(folder: PathLike, config: ElmoConfig | None = None) -> ElmoTo
         if words.stat().st_size > _MAX_VOCABULARY_BYTES:
             raise ValueError(f"{words}: must be at most {_MAX_VOCABULARY_BYTES:,} bytes, was more.")
     options: dict[str, Any] = {} if config is None else {"max_characters_per_token": config.max_characters_per_token}
-    with _short_errors(folder, "tokenizer"):
+    with plain_errors(folder, "tokenizer"):
         return ElmoTokenizer.from_pretrained(folder, local_files_only=True, **options)
 
 
@@ -129,7 +129,7 @@ def load_model(folder: PathLike, model_class: type[Model], config: ElmoConfig | 
     # Mixes may be missing and heads too many; before anything is allocated, only what is out of all proportion counts.
     if wanted > 2 * found + 1_000_000:
         raise ValueError(f"{folder}: config.json must fit the {found:,} weights, tells of {wanted:,}.")
-    with _short_errors(folder, "model"), _quiet():
+    with plain_errors(folder, "model"), _quiet():
         loaded: Any = model_class.from_pretrained(
             folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
         )
@@ -194,7 +194,7 @@ def _shapes_of_weights(folder: PathLike) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for file in files:
         check_readable(file, "a file of weights")
-        with _short_errors(file, "weights"), safe_open(file, framework="pt") as weights:
+        with plain_errors(file, "weights"), safe_open(file, framework="pt") as weights:
             slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
             types = {name: content.get_dtype() for name, content in slices.items()}
             shapes |= {name: content.get_shape() for name, content in slices.items()}
@@ -213,7 +213,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     check_readable(file)
     if file.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(f"{file}: must be at most {_MAX_JSON_BYTES:,} bytes, was more.")
-    with _short_errors(file, "JSON"):
+    with plain_errors(file, "JSON"):
         values = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{file}: must be a JSON object, was: {_short(values)}.")
@@ -221,20 +221,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, str) else value
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-@contextmanager
-def _short_errors(path: PathLike, what: str) -> Iterator[None]:
-    """Whatever is raised becomes one line of the classes that the commands know."""
-    try:
-        yield
-    except PermissionError as error:
-        raise PermissionError(f"{path}: could not be read: {error.strerror}.") from None
-    # A damaged file may raise any class, MemoryError and RuntimeError among them.
-    except Exception as error:
-        raise ValueError(f"{path}: {what} must be readable, was damaged: {one_line(error)}.") from None
+    return shortened(value if isinstance(value, str) else repr(value), 60)
 
 
 @contextmanager
