@@ -12,6 +12,8 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -30,7 +32,8 @@ from .modeling_elmo import ElmoModel
 from .released import released
 from .sentence_files import Sentence, SentenceFiles
 from .small_model import default_model_path
-from .vector_files import DTYPES, EmbeddedSentence, bytes_of, kind_of_vectors
+from .tokenization_elmo import ElmoTokenizer
+from .vector_files import DTYPES, EmbeddedSentences, SplitSentence, bytes_of, kind_of_vectors
 
 # Called with the words that were embedded or skipped since the last time.
 Progress = Callable[[int], None]
@@ -38,7 +41,6 @@ Progress = Callable[[int], None]
 # Windows per part: what a stop loses at most.
 WINDOWS_PER_PART = 32
 RECORD = "record.json"
-_SENTENCES_PER_WRITE = 1024
 
 
 @dataclass(frozen=True)
@@ -137,23 +139,25 @@ def embed_sentences_to_file(
         "tokenizer": [embedder.tokenizer.word_splitter, embedder.tokenizer.max_characters_per_token],
     }
     has_layers = layers == "all" or isinstance(layers, list | tuple)
-    run = _Run(embedder, choice, has_layers, pooling, window, overlap, carry_state)
+    run = _Run(embedder, choice, pooling, DTYPES[dtype], window, overlap, carry_state)
     num_sentences = num_words = num_skipped = 0
     with atomic_file(output, overwrite=overwrite) as whole, signals_as_exceptions():
         parts = Parts(Path(f"{output}.parts"), settings)
-        for number, part in enumerate(_parts(sentences, embedder, shard)):
-            words = sum(len(sentence.words) for sentence in part)
-            num_sentences, num_words = num_sentences + len(part), num_words + words
-            if parts.has(number, part):
-                num_skipped += len(part)
-                run.skip(part)
-                if progress is not None:
-                    progress(words)
-            else:
-                parts.write(number, part, run.vectors(part, progress))
-        with kind(whole, run.has_layers, pooling is not None) as file:
-            for batch in parts.sentences():
-                file.write(batch)
+        with kind(whole, has_layers, pooling is not None) as file:
+            for number, part in enumerate(_parts(sentences, embedder, shard)):
+                words = sum(len(sentence.words) for sentence in part)
+                num_sentences, num_words = num_sentences + len(part), num_words + words
+                if parts.has(number, part):
+                    num_skipped += len(part)
+                    run.skip(part)
+                    for block in parts.read(number, part):
+                        file.write(block)
+                    if progress is not None:
+                        progress(words)
+                else:
+                    with parts.new(number, part) as write, _in_the_background() as begin:
+                        for block in run.blocks(part, progress):
+                            begin(_write, block, write, file.write)
     parts.remove()
     return Embedded(Path(output), num_sentences, num_words, num_skipped)
 
@@ -179,45 +183,68 @@ def _sum_of_model(embedder: ElmoEmbedder) -> str:
     return digest.hexdigest()
 
 
-@dataclass
-class _Sentence:
-    index: int
-    words: list[str]
-    offsets: list[tuple[int, int]] | None
-    text: str
-
-
-def _numbered(sentences: Iterable[Sentence], embedder: ElmoEmbedder) -> Iterator[_Sentence]:
+def _numbered(sentences: Iterable[Sentence], tokenizer: ElmoTokenizer) -> Iterator[SplitSentence]:
     for index, sentence in enumerate(sentences):
         if isinstance(sentence, str):
-            words, offsets = embedder.tokenizer.split(sentence)
-            yield _Sentence(index, words, offsets, sentence)
+            words, offsets = tokenizer.split(sentence)
+            yield SplitSentence(index, words, [end for pair in offsets for end in pair], sentence)
         else:
-            words = as_words(sentence, embedder.tokenizer)
-            yield _Sentence(index, words, None, " ".join(words))
+            words = as_words(sentence, tokenizer)
+            yield SplitSentence(index, words, None, " ".join(words))
+
+
+def _num_words(sentence: SplitSentence) -> int:
+    return len(sentence.words)
 
 
 def _parts(
     sentences: Iterable[Sentence], embedder: ElmoEmbedder, shard: tuple[int, int] | None
-) -> Iterator[list[_Sentence]]:
-    windows: Iterator[list[_Sentence]] = windows_of(_numbered(sentences, embedder), lambda one: len(one.words))
+) -> Iterator[list[SplitSentence]]:
+    windows: Iterator[list[SplitSentence]] = windows_of(_numbered(sentences, embedder.tokenizer), _num_words)
     if shard is not None:
         windows = islice(windows, shard[0], None, shard[1])
     while part := list(islice(windows, WINDOWS_PER_PART)):
         yield [sentence for window in part for sentence in window]
 
 
+def _write(block: EmbeddedSentences, *writers: Callable[[EmbeddedSentences], None]):
+    for write in writers:
+        write(block)
+
+
+@contextmanager
+def _in_the_background() -> Iterator[Callable[..., None]]:
+    """
+    A function that begins a call in another thread, once the call before has ended, whose error it raises. All have
+    ended at the end of the block.
+    """
+    begun: list[Future[None]] = []
+
+    def wait():
+        if begun:
+            begun.pop().result()
+
+    def begin(function: Callable[..., None], *arguments: Any):
+        wait()
+        begun.append(pool.submit(function, *arguments))
+
+    with ThreadPoolExecutor(1) as pool:
+        yield begin
+        wait()
+
+
 class Parts:
     """
     The folder of the parts of a file that is being made, with a record of what they are made with. A part is the
-    numbers of its vectors, then a JSON list of its sentences, then the length of that in eight bytes.
+    numbers of its vectors, then a JSON object with their shapes and a checksum of their text, then the length of that
+    in eight bytes.
 
     Raises:
         ValueError: the folder belongs to other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.folder, self.number, self._dtype = folder, 0, DTYPES[settings["dtype"]]
+        self.folder, self._dtype, self._is_pooled = folder, DTYPES[settings["dtype"]], settings["pooling"] is not None
         record = folder / RECORD
         if not record.exists():
             with atomic_file(record) as file:
@@ -236,59 +263,69 @@ class Parts:
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}"
 
-    def has(self, number: int, sentences: list[_Sentence]) -> bool:
+    def has(self, number: int, sentences: list[SplitSentence]) -> bool:
         """
         Whether a part is done.
 
         Raises:
             ValueError: it was made of other sentences.
         """
-        self.number = max(self.number, number + 1)
         path = self._path(number)
         if not path.exists():
             return False
-        begun = [[one["index"], one["words"], one["text"]] for one in self._entries(path)]
-        if begun != [[sentence.index, sentence.words, sentence.text] for sentence in sentences]:
+        with path.open("rb") as file:
+            begun = self._description(file)["text"]
+        if begun != _sum_of_text(sentences):
             raise ValueError(
                 f"{self.folder} was begun with another text, from sentence {sentences[0].index} on: delete it to "
                 "begin anew."
             )
         return True
 
-    def write(self, number: int, sentences: list[_Sentence], vectors: Iterator[Tensor]):
-        """Makes a part."""
-        with atomic_file(self._path(number), overwrite=True) as temporary, temporary.open("wb") as file:
-            entries = []
-            for sentence, values in zip(sentences, vectors, strict=True):
-                file.write(bytes_of(values.to(self._dtype)))
-                entries.append({**vars(sentence), "shape": list(values.shape)})
-            content = json.dumps(entries).encode()
+    @contextmanager
+    def new(self, number: int, sentences: list[SplitSentence]) -> Iterator[Callable[[EmbeddedSentences], None]]:
+        """A function that adds some of the sentences of a new part, in their order."""
+        blocks: list[tuple[int, list[int]]] = []
+
+        def write(block: EmbeddedSentences):
+            file.write(bytes_of(block.vectors))
+            blocks.append((len(block.sentences), list(block.vectors.shape)))
+
+        with atomic_file(self._path(number), overwrite=True) as temporary, temporary.open("wb", buffering=0) as file:
+            yield write
+            content = json.dumps({"text": _sum_of_text(sentences), "blocks": blocks}).encode()
             file.write(content + len(content).to_bytes(8, "little"))
 
-    def _entries(self, path: Path) -> list[dict[str, Any]]:
-        with path.open("rb") as file:
-            file.seek(-8, 2)
-            length = int.from_bytes(file.read(8), "little")
-            file.seek(-8 - length, 2)
-            return json.loads(file.read(length))
+    @staticmethod
+    def _description(file: BinaryIO) -> dict[str, Any]:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(8), "little")
+        file.seek(-8 - length, 2)
+        return json.loads(file.read(length))
 
-    def sentences(self) -> Iterator[list[EmbeddedSentence]]:
-        """What is in all parts, some sentences at a time."""
-        for number in range(self.number):
-            path = self._path(number)
-            entries = iter(self._entries(path))
-            with path.open("rb") as file:
-                while batch := list(islice(entries, _SENTENCES_PER_WRITE)):
-                    yield [self._read(file, **entry) for entry in batch]
-
-    def _read(self, file: BinaryIO, index: int, words: list, offsets: Any, text: str, shape: list) -> EmbeddedSentence:
-        numbers = bytearray(file.read(math.prod(shape) * self._dtype.itemsize))
-        vectors = torch.frombuffer(numbers, dtype=self._dtype) if numbers else torch.empty(0, dtype=self._dtype)
-        return EmbeddedSentence(index, words, offsets, text, vectors.reshape(shape))
+    def read(self, number: int, sentences: list[SplitSentence]) -> Iterator[EmbeddedSentences]:
+        """What a part that is done holds, as it was written."""
+        rest = iter(sentences)
+        with self._path(number).open("rb") as file:
+            blocks = self._description(file)["blocks"]
+            file.seek(0)
+            for num_sentences, shape in blocks:
+                numbers = bytearray(file.read(math.prod(shape) * self._dtype.itemsize))
+                vectors = (
+                    torch.frombuffer(numbers, dtype=self._dtype) if numbers else torch.empty(0, dtype=self._dtype)
+                )
+                yield EmbeddedSentences(list(islice(rest, num_sentences)), vectors.reshape(shape), self._is_pooled)
 
     def remove(self):
         """Everything, once the file is made."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sum_of_text(sentences: list[SplitSentence]) -> str:
+    digest = hashlib.sha256()
+    for sentence in sentences:
+        digest.update(json.dumps([sentence.index, sentence.words, sentence.text]).encode())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -297,24 +334,29 @@ class _Run:
 
     embedder: ElmoEmbedder
     choice: Choice
-    has_layers: bool
     pooling: str | None
+    dtype: torch.dtype
     window: int | None
     overlap: int
     carry_state: bool
     states: tuple[Tensor, Tensor] | None = None
 
-    def vectors(self, sentences: list[_Sentence], progress: Progress | None) -> Iterator[Tensor]:
-        """Of each sentence of a part."""
+    def blocks(self, sentences: list[SplitSentence], progress: Progress | None) -> Iterator[EmbeddedSentences]:
+        """The vectors of a part, some of its sentences at a time."""
         # Remembered words are right to a rounding, which depends on the batch that they came in: with none at its
         # start, a part is the same bytes whatever was computed before.
         self.embedder.model.character_encoder.word_vectors.clear()
-        for sentence, vectors in zip(sentences, self._vectors(sentences), strict=True):
-            yield vectors if self.pooling is None else pooled(vectors, self.pooling)
+        results = self._vectors(sentences)
+        for block in windows_of(sentences, _num_words):
+            if self.pooling is None:
+                vectors = torch.cat([next(results) for _ in block], dim=-2)
+            else:
+                vectors = torch.stack([pooled(next(results), self.pooling) for _ in block], dim=-2)
+            yield EmbeddedSentences(block, vectors.to(self.dtype), self.pooling is not None)
             if progress is not None:
-                progress(len(sentence.words))
+                progress(sum(map(_num_words, block)))
 
-    def _vectors(self, sentences: list[_Sentence]) -> Iterator[Tensor]:
+    def _vectors(self, sentences: list[SplitSentence]) -> Iterator[Tensor]:
         if self.carry_state:
             yield from (self._carried(sentence.words) for sentence in sentences)
             return
@@ -334,7 +376,7 @@ class _Run:
         vectors, self.states = self.embedder.run_with_states(self.choice, words, self.states)
         return vectors
 
-    def skip(self, sentences: list[_Sentence]):
+    def skip(self, sentences: list[SplitSentence]):
         """Sentences that are done; where state is carried, it is computed again."""
         if self.carry_state:
             for sentence in sentences:

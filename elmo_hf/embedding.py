@@ -127,7 +127,7 @@ class ElmoEmbedder:
     def _embed(self, sentences: Iterable[Any], choice: Choice, pooling: str | None) -> Iterator[np.ndarray]:
         words = (as_words(sentence, self.tokenizer) for sentence in sentences)
         for vectors in run_in_batches(words, partial(self._run, choice), self.batch_size):
-            yield vectors.numpy() if pooling is None else pooled(vectors, pooling).numpy()
+            yield vectors.contiguous().numpy() if pooling is None else pooled(vectors, pooling).numpy()
 
     def _run(self, choice: Choice, sentences: list[list[str]]) -> list[Tensor]:
         """The vectors of a batch, float32 on the CPU; halves of it, where an accelerator has too little memory."""
@@ -138,7 +138,7 @@ class ElmoEmbedder:
             if len(sentences) == 1:
                 raise
         else:
-            return [vectors[..., row, : len(words), :].contiguous() for row, words in enumerate(sentences)]
+            return [vectors[..., row, : len(words), :] for row, words in enumerate(sentences)]
         half = len(sentences) // 2
         return self._run(choice, sentences[:half]) + self._run(choice, sentences[half:])
 

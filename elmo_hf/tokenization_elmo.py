@@ -122,8 +122,8 @@ def _split_words(text: str, word_splitter: str) -> tuple[list[str], list[tuple[i
     except UnicodeEncodeError:
         # Rust has no lone surrogates: split with a question mark in their places.
         pieces = _pre_tokenizer(word_splitter).pre_tokenize_str(text.encode("utf-8", "replace").decode())
-    offsets = [offset for _, offset in pieces]
-    return [text[start:end] for start, end in offsets], offsets
+        pieces = [(text[start:end], (start, end)) for _, (start, end) in pieces]
+    return [word for word, _ in pieces], [offset for _, offset in pieces]
 
 
 @dataclass(eq=False)
