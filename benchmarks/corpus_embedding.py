@@ -14,6 +14,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import torch
 from transformers.utils import logging
@@ -45,7 +46,8 @@ def main():
     parser.add_argument("text", type=Path, help="a sentence per line")
     parser.add_argument("--sentences", type=int, default=100_000)
     parser.add_argument("--formats", nargs="+", default=["parquet", "hdf5"])
-    parser.add_argument("--pieces", type=int, default=4, help="turns of each")
+    parser.add_argument("--pieces", type=int, default=20, help="turns of each")
+    parser.add_argument("--no-whole", dest="whole", action="store_false", help="leave out all at once, and memory")
     parser.add_argument("--model", default=None)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -56,30 +58,44 @@ def main():
     words = sum(map(len, sentences))
     print(describe())
     print(f"{len(lines):,} sentences, {words:,} words, {torch.get_num_threads()} threads")
-    length = len(sentences) // arguments.pieces
     tenth = sentences[: len(sentences) // 10]
     best = min((64, 128, 256), key=lambda size: bare(embedder, tenth, size))
-    print(f"best batch of the bare model: {best}")
+    print(f"best batch of the bare model: {best}", flush=True)
     embedder.batch_size = best
-    for suffix in arguments.formats:
-        seconds = {"bare": 0.0, suffix: 0.0}
-        with tempfile.TemporaryDirectory() as folder:
-            for number in range(arguments.pieces):
-                piece = slice(number * length, (number + 1) * length)
-                seconds["bare"] += bare(embedder, sentences[piece], best)
-                start = time.perf_counter()
-                embed_sentences_to_file(embedder, lines[piece], Path(folder, f"{number}.{suffix}"))
-                seconds[suffix] += time.perf_counter() - start
-                Path(folder, f"{number}.{suffix}").unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(embedder, lines, sentences, arguments.formats, arguments.pieces, Path(folder))
+        for suffix in arguments.formats if arguments.whole else ():
             memory, start = Memory(words), time.perf_counter()
             whole = Path(folder, f"whole.{suffix}")
             embed_sentences_to_file(embedder, lines, whole, progress=memory.watch)
-            size, whole_seconds = whole.stat().st_size, time.perf_counter() - start
-        rates = [words / seconds[name] for name in (suffix, "bare")]
-        print(f"{suffix}: {rates[0]:,.0f} words per second in pieces, the bare model {rates[1]:,.0f}", end="; ")
-        print(f"ratio {rates[0] / rates[1]:.2f}; all at once {words / whole_seconds:,.0f}, {size / 1e6:,.0f} MB")
-        first, highest = memory.peaks[0], max(memory.peaks)
-        print(f"  memory: first tenth {first:,.0f} MB, highest {highest:,.0f} MB ({highest / first:.3f})", flush=True)
+            print(f"{suffix}: all at once {words / (time.perf_counter() - start):,.0f} words per second", end=", ")
+            print(f"{whole.stat().st_size / 1e6:,.0f} MB")
+            first, highest = memory.peaks[0], max(memory.peaks)
+            print(
+                f"  memory: first tenth {first:,.0f} MB, highest {highest:,.0f} MB ({highest / first:.3f})", flush=True
+            )
+
+
+def compare(
+    embedder: ElmoEmbedder, lines: list[str], sentences: list[list[str]], formats: list[str], pieces: int, folder: Path
+):
+    """Prints the rates of the bare model and of each format, which take turns."""
+    length = len(sentences) // pieces
+    seconds: dict[str, list[float]] = {name: [] for name in ("bare", *formats)}
+    for number in range(pieces):
+        piece = slice(number * length, (number + 1) * length)
+        seconds["bare"].append(bare(embedder, sentences[piece], embedder.batch_size))
+        for suffix in formats:
+            output, start = folder / f"{number}.{suffix}", time.perf_counter()
+            embed_sentences_to_file(embedder, lines[piece], output)
+            seconds[suffix].append(time.perf_counter() - start)
+            output.unlink()
+    words = sum(map(len, sentences[: pieces * length]))
+    print(f"{pieces} turns of {length:,} sentences each:")
+    for name, times in seconds.items():
+        ratios = [bare / mine for bare, mine in zip(seconds["bare"], times, strict=True)]
+        print(f"  {name:<8} {words / sum(times):8,.0f} words per second", end="")
+        print(f", {sum(seconds['bare']) / sum(times):.3f} of the bare model (median of turns {median(ratios):.3f})")
 
 
 class Memory:

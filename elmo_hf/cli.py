@@ -24,7 +24,7 @@ from .checkpoints.conversion import convert_checkpoint, export_checkpoint
 from .checkpoints.hub_folder import check_sizes, load_config, load_language_model, load_model, load_tokenizer
 from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, read_lines, write_corpus
-from .files import atomic_folder
+from .files import atomic_folder, check_new_file
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .tokenization_elmo import ElmoTokenizer
 
@@ -268,6 +268,7 @@ def types(
 
         *inputs, output = paths
         sentences = SentenceFiles(inputs)
+        check_new_file(output, overwrite)
         vectors = type_vectors(load_embedder(model), tqdm(sentences, unit=" sentences"), _layers(layers), min_count)
         write_word2vec(vectors, output, overwrite)
     typer.echo(f"{output}\n  {len(vectors):,} words")
@@ -342,6 +343,46 @@ def print_geometry(
 
 
 _EMBED_BAR = "{desc} {percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {postfix}"
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(metavar="WORD_OR_SENTENCE", help="A word, or a sentence in quotes.")],
+    text: Annotated[list[str], typer.Option("--text", help="A file of sentences; may be given several times.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The picture, .png, .svg or .pdf. [default: the word, or sentence, .png]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
+    clusters: Annotated[
+        int | None, typer.Option(min=1, max=6, help="Groups of the uses of a word. [default: what divides them best]")
+    ] = None,
+    max_uses: Annotated[int, typer.Option(min=1, help="Draw so many uses of a word, at most.")] = 300,
+    neighbors: Annotated[int, typer.Option(min=1, help="Of each word of a sentence.")] = 5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+):
+    """Draw the uses of a word in a text, or what is nearest to each word of a sentence."""
+    with _one_line_errors():
+        from .corpus_embedding import load_embedder
+        from .pictures import check_picture, draw_sentence, draw_word
+        from .sentence_files import SentenceFiles
+        from .usage import clusters_of, neighbors_in_context, uses_of_words
+
+        embedder, sentences = load_embedder(model), SentenceFiles(text)
+        words = embedder.tokenizer.tokenize(what)
+        if not words:
+            raise ValueError("`WORD_OR_SENTENCE` must have a word, was empty.")
+        path = output or Path(f"{'_'.join(words[:5]).replace('/', '_')}.png")
+        check_picture(path, overwrite)
+        bar = tqdm(sentences, unit=" sentences")
+        if len(words) == 1:
+            uses = uses_of_words(embedder, bar, words, _layers(layers), max_uses).get(words[0])
+            if uses is None:
+                raise ValueError(f"`WORD` must be in the text as it is written here, was not: {words[0]}.")
+            draw_word(words[0], uses, clusters_of(uses, clusters), path, overwrite)
+        else:
+            draw_sentence(*neighbors_in_context(embedder, what, bar, _layers(layers), neighbors), path, overwrite)
+    typer.echo(str(path))
 
 
 def _layers(text: str) -> Any:

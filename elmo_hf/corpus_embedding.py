@@ -162,6 +162,25 @@ def embed_sentences_to_file(
     return Embedded(Path(output), num_sentences, num_words, num_skipped)
 
 
+def embed_in_memory(
+    embedder: ElmoEmbedder,
+    sentences: Iterable[Sentence],
+    layers: Layers = "mix",
+    pooling: str | None = None,
+    dtype: str = "float32",
+) -> EmbeddedSentences:
+    """
+    The words and vectors of some sentences; the arguments are those of [`embed_sentences_to_file`].
+
+    Raises:
+        ValueError: an argument is impossible.
+    """
+    choice = embedder.selection(layers)
+    check_pooling(pooling)
+    run = _Run(embedder, choice, pooling, DTYPES[dtype])
+    return run.block(list(_numbered(sentences, embedder.tokenizer)))
+
+
 def _check_documents(shard: tuple[int, int] | None, window: int | None, overlap: int, carry_state: bool):
     if shard is not None and not (0 <= shard[0] < shard[1]):
         raise ValueError(f"`shard` must be a number from 0 to {shard[1] - 1} of {shard[1]}, was: {shard[0]}.")
@@ -336,9 +355,9 @@ class _Run:
     choice: Choice
     pooling: str | None
     dtype: torch.dtype
-    window: int | None
-    overlap: int
-    carry_state: bool
+    window: int | None = None
+    overlap: int = 0
+    carry_state: bool = False
     states: tuple[Tensor, Tensor] | None = None
 
     def blocks(self, sentences: list[SplitSentence], progress: Progress | None) -> Iterator[EmbeddedSentences]:
@@ -347,14 +366,22 @@ class _Run:
         # start, a part is the same bytes whatever was computed before.
         self.embedder.model.character_encoder.word_vectors.clear()
         results = self._vectors(sentences)
-        for block in windows_of(sentences, _num_words):
-            if self.pooling is None:
-                vectors = torch.cat([next(results) for _ in block], dim=-2)
-            else:
-                vectors = torch.stack([pooled(next(results), self.pooling) for _ in block], dim=-2)
-            yield EmbeddedSentences(block, vectors.to(self.dtype), self.pooling is not None)
+        for window in windows_of(sentences, _num_words):
+            yield self._joined(window, results)
             if progress is not None:
-                progress(sum(map(_num_words, block)))
+                progress(sum(map(_num_words, window)))
+
+    def block(self, sentences: list[SplitSentence]) -> EmbeddedSentences:
+        """All at once."""
+        return self._joined(sentences, self._vectors(sentences))
+
+    def _joined(self, sentences: list[SplitSentence], results: Iterator[Tensor]) -> EmbeddedSentences:
+        """The next results, which are those of these sentences."""
+        if self.pooling is None:
+            vectors = torch.cat([next(results) for _ in sentences], dim=-2)
+        else:
+            vectors = torch.stack([pooled(next(results), self.pooling) for _ in sentences], dim=-2)
+        return EmbeddedSentences(sentences, vectors.to(self.dtype), self.pooling is not None)
 
     def _vectors(self, sentences: list[SplitSentence]) -> Iterator[Tensor]:
         if self.carry_state:

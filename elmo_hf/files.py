@@ -61,12 +61,12 @@ def atomic_files(paths: Sequence[PathLike], *, overwrite: bool | None = None) ->
     for target in targets:
         _remove_leftovers(target, is_elmo_folder)
     for target in targets:
-        _check_file(target, overwrite)
+        check_new_file(target, overwrite)
     with ExitStack() as stack:
         temporaries = [stack.enter_context(_working_place(target)) for target in targets]
         yield temporaries
         for target in targets:
-            _check_file(target, overwrite)
+            check_new_file(target, overwrite)
         moved: list[Path] = []
         try:
             for temporary, target in zip(temporaries, targets, strict=True):
@@ -138,7 +138,12 @@ def check_readable(path: PathLike, what: str = "a file"):
         raise ValueError(f"{path}: must be {what}, was something else.")
 
 
-def _check_file(target: Path, overwrite: bool | None):
+def check_new_file(path: PathLike, overwrite: bool | None):
+    """
+    Raises:
+        FileExistsError: something is there, and `overwrite` is false or it is a folder.
+    """
+    target = Path(path)
     if target.is_dir():
         raise FileExistsError(f"{target}: must be a file, was a folder.")
     if os.path.lexists(target) and not overwrite:
@@ -181,11 +186,11 @@ def _move_file_to_a_free_place(temporary: Path, target: Path, overwrite: bool | 
         # Unlike a move, a link does not replace what has appeared meanwhile.
         os.link(temporary, target)
     except FileExistsError:
-        _check_file(target, overwrite)
+        check_new_file(target, overwrite)
         raise
     except (OSError, NotImplementedError, AttributeError):
         # No links on this file system. Between the look and the move, another process may still come first.
-        _check_file(target, overwrite)
+        check_new_file(target, overwrite)
         os.rename(temporary, target)
 
 

@@ -105,11 +105,13 @@ class Uses:
     Attributes:
         vectors: (uses, hidden_size), in the order of the text.
         sentences: the words of the sentence that each stands in.
+        places: its number in them, from 0.
         count: how often the word occurs, of which these are a sample.
     """
 
     vectors: np.ndarray
     sentences: list[list[str]]
+    places: list[int]
     count: int
 
 
@@ -150,24 +152,122 @@ def uses_of_words(
         ValueError: `layers` gives several vectors per word.
     """
     choice, wanted, draw = _single(embedder, layers), set(words), np.random.default_rng(seed)
-    kept: dict[str, list[tuple[int, np.ndarray, list[str]]]] = {word: [] for word in wanted}
+    kept: dict[str, list[tuple[int, np.ndarray, list[str], int]]] = {word: [] for word in wanted}
     counts: Counter[str] = Counter()
     for sentence, vectors in _embedded(embedder, sentences, choice):
         for place, word in enumerate(sentence):
             if word not in wanted:
                 continue
             counts[word] += 1
-            use = (counts[word], vectors[place].copy(), sentence)
+            use = (counts[word], vectors[place].copy(), sentence, place)
             if len(kept[word]) < max_uses:
                 kept[word].append(use)
             # Each of the uses so far stays with the same chance.
             elif (slot := int(draw.integers(counts[word]))) < max_uses:
                 kept[word][slot] = use
     return {
-        word: Uses(np.stack([use[1] for use in sorted_uses]), [use[2] for use in sorted_uses], counts[word])
+        word: Uses(np.stack(vectors), list(sentences), list(places), counts[word])
         for word, uses in kept.items()
-        if (sorted_uses := sorted(uses, key=lambda use: use[0]))
+        if uses
+        for _, vectors, sentences, places in [zip(*sorted(uses, key=lambda use: use[0]), strict=True)]
     }
+
+
+def clusters_of(uses: Uses, number: int | None = None, seed: int = 0) -> list[list[int]]:
+    """
+    The uses of a word in groups of similar ones: numbers of uses, the most typical of each group first, the largest
+    group first.
+
+    Args:
+        uses: see [`uses_of_words`].
+        number: of groups, at most; when absent, that of two to six which divides them best (silhouette).
+        seed: of the first centres.
+
+    Raises:
+        ImportError: there is no scikit-learn.
+    """
+    unit = _unit(uses.vectors)
+    different = len(np.unique(unit, axis=0))
+    if number is None:
+        from sklearn.metrics import silhouette_score
+
+        # A silhouette needs groups of several.
+        candidates = [_k_means(unit, size, seed) for size in range(2, min(6, different - 1) + 1)]
+        found = max(candidates, key=lambda found: silhouette_score(unit, found[0])) if candidates else None
+    else:
+        found = _k_means(unit, min(number, different), seed)
+    if found is None:
+        return [list(range(len(unit)))]
+    labels, centres = found
+    nearness = (unit * _unit(centres)[labels]).sum(1)
+    groups = [
+        sorted(np.flatnonzero(labels == label).tolist(), key=lambda use: -nearness[use]) for label in set(labels)
+    ]
+    return sorted(groups, key=lambda group: (-len(group), group))
+
+
+def _k_means(vectors: np.ndarray, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The group of each, and the centre of each group."""
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError:
+        raise ImportError("Clusters need scikit-learn: pip install 'elmo-hf[corpus]'.") from None
+    found = KMeans(number, n_init=4, random_state=seed).fit(vectors)
+    return found.labels_, found.cluster_centers_
+
+
+@dataclass
+class Neighbor:
+    """
+    A use of a word in a text.
+
+    Attributes:
+        similarity: cosine with the use that it is a neighbor of.
+        sentence: the words of its sentence.
+        place: its number in them, from 0.
+    """
+
+    similarity: float
+    sentence: list[str]
+    place: int
+
+    @property
+    def word(self) -> str:
+        """The word itself."""
+        return self.sentence[self.place]
+
+
+def neighbors_in_context(
+    embedder: ElmoEmbedder,
+    sentence: Sentence,
+    sentences: Iterable[Sentence],
+    layers: Layers = "average",
+    number: int = 5,
+) -> tuple[list[str], list[list[Neighbor]]]:
+    """
+    The words of a sentence, and for each those uses of words in a text whose vectors are most similar, the nearest
+    first. Sentences of the text that are the same as this one, or were there before, do not count.
+
+    Raises:
+        ValueError: `layers` gives several vectors per word.
+    """
+    choice = _single(embedder, layers)
+    words = as_words(sentence, embedder.tokenizer)
+    ((_, vectors),) = _embedded(embedder, [words], choice)
+    wanted, seen = _unit(vectors), {hash(tuple(words))}
+    nearest: list[list[Neighbor]] = [[] for _ in words]
+    for other, others in _embedded(embedder, sentences, choice):
+        if not other or hash(tuple(other)) in seen:
+            continue
+        seen.add(hash(tuple(other)))
+        similarities = wanted @ _unit(others).T
+        for found, row in zip(nearest, similarities, strict=True):
+            place = int(row.argmax())
+            if len(found) < number or row[place] > found[-1].similarity:
+                found.append(Neighbor(float(row[place]), other, place))
+                found.sort(key=lambda neighbor: -neighbor.similarity)
+                del found[number:]
+    return words, nearest
 
 
 def change_between(old: dict[str, Uses], new: dict[str, Uses], clusters: int = 5) -> list[WordChange]:
@@ -208,13 +308,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _divergence(first: np.ndarray, second: np.ndarray, clusters: int) -> float:
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise ImportError("Clusters need scikit-learn: pip install 'elmo-hf[corpus]'.") from None
     both = np.concatenate([first, second])
     number = min(clusters, len(np.unique(both, axis=0)))
-    labels = KMeans(number, n_init=4, random_state=0).fit_predict(both)
+    labels, _ = _k_means(both, number)
     shares = [np.bincount(part, minlength=number) / len(part) for part in (labels[: len(first)], labels[len(first) :])]
     middle = (shares[0] + shares[1]) / 2
     return (_entropy_relative(shares[0], middle) + _entropy_relative(shares[1], middle)) / 2

@@ -136,33 +136,18 @@ class ParquetVectors(VectorFile):
 
     def __init__(self, path: PathLike, has_layers: bool = False, is_pooled: bool = False):
         super().__init__(path, has_layers, is_pooled)
-        self._pa, self._pq = _arrow()
+        self._pa, self._pq = arrow()
         self._stack, self._writer = ExitStack(), None  # type: tuple[ExitStack, Any]
 
     def write(self, block: EmbeddedSentences):
         if not block.sentences:
             return
-        table = self._table(block)
+        indices = [sentence.index for sentence in block.sentences]
+        columns = arrow_columns(block, self.has_layers)
+        table = self._pa.table({"sentence": self._pa.array(indices, self._pa.int64()), **columns})
         if self._writer is None:
             self._writer = self._stack.enter_context(_parquet_writer(self._pq, self.path, table.schema))
         self._writer.write_table(table)
-
-    def _table(self, block: EmbeddedSentences) -> Any:
-        pa, sentences = self._pa, block.sentences
-        bounds = [sentence.offsets or [] for sentence in sentences]
-        columns = {
-            "sentence": pa.array([sentence.index for sentence in sentences], pa.int64()),
-            "words": pa.array([sentence.words for sentence in sentences], pa.list_(pa.string())),
-            "starts": pa.array([offsets[::2] for offsets in bounds], pa.list_(pa.int32())),
-            "ends": pa.array([offsets[1::2] for offsets in bounds], pa.list_(pa.int32())),
-        }
-        ends = None if self.is_pooled else np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
-        if self.has_layers:
-            for number, vectors in enumerate(block.vectors):
-                columns[f"layer_{number}"] = _lists(pa, vectors.numpy(), ends)
-        else:
-            columns["vectors"] = _lists(pa, block.vectors.numpy(), ends)
-        return pa.table(columns)
 
     def close(self, is_complete: bool):
         if is_complete and self._writer is None:
@@ -170,6 +155,25 @@ class ParquetVectors(VectorFile):
             empty = self._pa.table({"sentence": self._pa.array([], self._pa.int64())})
             self._writer = self._stack.enter_context(_parquet_writer(self._pq, self.path, empty.schema))
         self._stack.close()
+
+
+def arrow_columns(block: EmbeddedSentences, has_layers: bool) -> dict[str, Any]:
+    """The columns of a table of sentences, without their numbers: arrays of pyarrow."""
+    pa, _ = arrow()
+    sentences = block.sentences
+    bounds = [sentence.offsets or [] for sentence in sentences]
+    columns = {
+        "words": pa.array([sentence.words for sentence in sentences], pa.list_(pa.string())),
+        "starts": pa.array([offsets[::2] for offsets in bounds], pa.list_(pa.int32())),
+        "ends": pa.array([offsets[1::2] for offsets in bounds], pa.list_(pa.int32())),
+    }
+    ends = None if block.is_pooled else np.cumsum([0, *(len(sentence.words) for sentence in sentences)])
+    if has_layers:
+        for number, vectors in enumerate(block.vectors):
+            columns[f"layer_{number}"] = _lists(pa, vectors.numpy(), ends)
+    else:
+        columns["vectors"] = _lists(pa, block.vectors.numpy(), ends)
+    return columns
 
 
 def _lists(pa: Any, vectors: np.ndarray, ends: np.ndarray | None) -> Any:
@@ -192,7 +196,13 @@ def _parquet_writer(pq: Any, path: Path, schema: Any) -> Any:
     )
 
 
-def _arrow() -> tuple[Any, Any]:
+def arrow() -> tuple[Any, Any]:
+    """
+    pyarrow and its `parquet`.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -287,5 +297,5 @@ def kind_of_vectors(path: PathLike, dtype: str) -> type[VectorFile]:
         raise ValueError(f"`dtype` must be {' or '.join(kind.dtypes)} in {Path(path).suffix}, was: {dtype}.")
     if kind is ParquetVectors:
         # Before hours of work, not after.
-        _arrow()
+        arrow()
     return kind
