@@ -377,7 +377,10 @@ class _Run:
 
     def _joined(self, sentences: list[SplitSentence], results: Iterator[Tensor]) -> EmbeddedSentences:
         """The next results, which are those of these sentences."""
-        if self.pooling is None:
+        if not sentences:
+            # (..., 0, hidden_size), as of a sentence without words
+            vectors = next(self._vectors([SplitSentence(0, [], None, "")]))
+        elif self.pooling is None:
             vectors = torch.cat([next(results) for _ in sentences], dim=-2)
         else:
             vectors = torch.stack([pooled(next(results), self.pooling) for _ in sentences], dim=-2)

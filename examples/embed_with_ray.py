@@ -10,6 +10,7 @@ On a cluster, FOLDER is a place that all its machines see, and RAY_ADDRESS says 
 """
 
 import argparse
+import json
 import os
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -25,9 +26,12 @@ import ray
 from ray.data import DataContext
 from ray.data.checkpoint import CheckpointConfig
 
-from elmo_hf.files import atomic_folder
+from elmo_hf.files import atomic_file, atomic_folder
 from elmo_hf.sentence_files import Sentence, SentenceFiles
 from elmo_hf.table_embedding import EmbedTable
+
+# Of sentences: one is read at a time.
+ROWS_PER_FILE = 1 << 16
 
 
 def main() -> None:
@@ -45,18 +49,31 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    if not (arguments.folder / "sentences").exists():
-        sentences = SentenceFiles(arguments.inputs, column=arguments.column)
-        number_sentences(sentences, arguments.folder / "sentences", arguments.rows)
     layers: Any = int(arguments.layers) if arguments.layers.isdigit() else arguments.layers
     options = {"model": arguments.model, "layers": layers, "pooling": arguments.pooling, "dtype": arguments.dtype}
-    embed(arguments.folder, arguments.workers, {**options, "threads": 1})
+    try:
+        sentences = SentenceFiles(arguments.inputs, column=arguments.column)
+        check_same(arguments.folder / "options.json", {"sizes": [*map(os.path.getsize, sentences.paths)], **options})
+        if not (arguments.folder / "sentences").exists():
+            number_sentences(sentences, arguments.folder / "sentences")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    embed(arguments.folder, arguments.workers, arguments.rows, {**options, "threads": 1})
     done = pq.ParquetDataset(arguments.folder / "vectors").read(["sentence"])
     print(f"{arguments.folder / 'vectors'}: {done.num_rows:,} sentences")
 
 
-def number_sentences(sentences: Iterable[Sentence], folder: Path, rows_per_file: int) -> None:
-    """Writes parquet files of `sentence`, its number, and `text`; several, so that several workers have work."""
+def check_same(record: Path, settings: dict[str, Any]) -> None:
+    """Keeps what a folder was begun with, and refuses to go on in it with anything else."""
+    if not record.exists():
+        with atomic_file(record) as file:
+            file.write_text(json.dumps(settings))
+    elif changed := [name for name, value in json.loads(record.read_text()).items() if settings[name] != value]:
+        raise ValueError(f"{record.parent} was begun with another {changed[0]}: take another folder.")
+
+
+def number_sentences(sentences: Iterable[Sentence], folder: Path) -> None:
+    """Writes parquet files of `sentence`, its number, and `text`."""
     numbered: Iterator[tuple[int, Sentence]] = enumerate(sentences)
     first = next(numbered, None)
     if first is None:
@@ -64,14 +81,14 @@ def number_sentences(sentences: Iterable[Sentence], folder: Path, rows_per_file:
     kind = pa.string() if isinstance(first[1], str) else pa.list_(pa.string())
     rows = chain([first], numbered)
     with atomic_folder(folder) as temporary:
-        while piece := list(islice(rows, rows_per_file)):
+        while piece := list(islice(rows, ROWS_PER_FILE)):
             indices, texts = zip(*piece, strict=True)
             table = pa.table({"sentence": pa.array(indices, pa.int64()), "text": pa.array(texts, kind)})
             pq.write_table(table, temporary / f"{indices[0]:012d}.parquet")
 
 
-def embed(folder: Path, workers: int, options: dict[str, Any], function: type = EmbedTable) -> None:
-    """`options` are those of [`EmbedTable`], which `function` may refine."""
+def embed(folder: Path, workers: int, rows: int, options: dict[str, Any], function: type = EmbedTable) -> None:
+    """`options` are those of [`EmbedTable`], which `function` may refine; `rows` are sentences per block."""
     # Readers, writers and, when it goes on, filters need CPUs beside the workers: without them Ray waits for ever.
     if not ray.is_initialized():
         ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else 2 * workers + 2, include_dashboard=False)
@@ -80,14 +97,13 @@ def embed(folder: Path, workers: int, options: dict[str, Any], function: type = 
     context.checkpoint_config = CheckpointConfig(
         id_column="sentence", checkpoint_path=str(folder / "done"), delete_checkpoint_on_success=False
     )
-    files = sorted(str(file) for file in (folder / "sentences").iterdir())
-    sentences = ray.data.read_parquet(files, override_num_blocks=len(files))
+    # Small files would be read together, and all go to one worker.
+    sentences = ray.data.read_parquet(str(folder / "sentences")).repartition(target_num_rows_per_block=rows)
     vectors = sentences.map_batches(
         function,
         fn_constructor_kwargs=options,
         batch_format="pyarrow",
-        # A file at a time.
-        batch_size=None,
+        batch_size=None,  # a block
         concurrency=workers,
         num_cpus=1,
         max_restarts=-1,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_rows_are_those_of_the_embedder_and_the_same_command_does_nothing_more(t
     before = sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir())
     assert "300 sentences" in run(command(tmp_path, "--rows", "64"))
     assert sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir()) == before
+    other = subprocess.run(command(tmp_path, "--layers", "0"), capture_output=True, text=True)
+    assert other.stderr == f"error: {tmp_path / 'out'} was begun with another layers: take another folder.\n"
 
 
 @pytest.mark.parametrize("victim", ["driver", "worker"])
@@ -80,9 +83,12 @@ def test_a_kill_loses_nothing_and_doubles_nothing(victim: str, tmp_path: Path):
                 break
             time.sleep(0.1)
         if victim == "driver":
-            for one in [*processes_of(process.pid, ""), psutil.Process(process.pid)]:
-                one.send_signal(signal.SIGKILL)
+            others = processes_of(process.pid, "")
+            process.kill()
             process.wait()
+            for one in others:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
         else:
             workers = processes_of(process.pid, "MapWorker")
             assert workers

@@ -55,6 +55,12 @@ def test_a_table_keeps_its_columns_and_gets_lists_of_fixed_size(embedder: ElmoEm
     np.testing.assert_allclose(pooled["vectors"][0], next(embedder.embed(TEXT[:1], pooling="mean")), atol=1e-6)
 
 
+def test_no_rows_are_a_table_of_the_same_columns():
+    whole, none = (EmbedTable(layers="all")(pa.table({"text": pa.array(text, pa.string())})) for text in (TEXT, []))
+    assert (none.num_rows, none.schema) == (0, whole.schema)
+    assert EmbedTable(pooling="max")({"text": []})["vectors"] == []
+
+
 def test_it_is_pickled_without_its_model():
     function = EmbedTable()
     function({"text": ["a"]})
