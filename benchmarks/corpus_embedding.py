@@ -22,8 +22,8 @@ from transformers.utils import logging
 from benchmarks.machine import describe
 from elmo_hf import ElmoEmbedder
 from elmo_hf.batching import run_in_batches
-from elmo_hf.corpus import read_lines
 from elmo_hf.corpus_embedding import embed_sentences_to_file, load_embedder
+from elmo_hf.text_files import read_lines
 
 
 def megabytes() -> float:

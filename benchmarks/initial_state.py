@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from elmo_hf import ElmoForPreTraining, ElmoTokenizer, default_model_path
-from elmo_hf.corpus import read_lines
 from elmo_hf.scoring import Perplexity, perplexity, warm_up
+from elmo_hf.text_files import read_lines
 
 WARM_SENTENCES = 1000
 

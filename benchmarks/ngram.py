@@ -17,7 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from elmo_hf.corpus import build_vocabulary, count_words, read_lines
+from elmo_hf.corpus import build_vocabulary, count_words
+from elmo_hf.text_files import read_lines
 from elmo_hf.tokenization_elmo import ElmoTokenizer
 
 # Ids of <S>, </S> and <UNK>, in every vocabulary.

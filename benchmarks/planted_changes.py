@@ -14,8 +14,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from elmo_hf.corpus import count_words, read_lines
+from elmo_hf.corpus import count_words
 from elmo_hf.corpus_embedding import load_embedder
+from elmo_hf.text_files import read_lines
 from elmo_hf.usage import change_between, uses_of_words, words_for_change
 
 PLANTED = 50

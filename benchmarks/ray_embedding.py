@@ -21,9 +21,9 @@ from transformers.utils import logging
 
 from benchmarks.corpus_embedding import bare
 from benchmarks.machine import describe
-from elmo_hf.corpus import read_lines
 from elmo_hf.corpus_embedding import load_embedder
 from elmo_hf.table_embedding import EmbedTable
+from elmo_hf.text_files import read_lines
 from examples.embed_with_ray import embed, number_sentences
 
 

@@ -1,40 +1,31 @@
-"""ELMo as a first-class citizen of the Hugging Face ecosystem."""
+"""
+ELMo as a first-class citizen of the Hugging Face ecosystem.
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMultipleChoice,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+`import elmo_hf` costs next to nothing: what it exports is imported when it is first used, and the Auto classes of
+transformers learn of ELMo when they are imported, before or after.
+"""
 
-from .allennlp import Elmo
-from .configuration_elmo import ElmoConfig
-from .embedding import ElmoEmbedder
-from .modeling_elmo import (
-    ElmoForMultipleChoice,
-    ElmoForPreTraining,
-    ElmoForQuestionAnswering,
-    ElmoForSequenceClassification,
-    ElmoForTokenClassification,
-    ElmoModel,
-    ElmoPreTrainedModel,
-)
-from .quantization import quantize
-from .small_model import default_model_path, load_default
-from .tokenization_elmo import ElmoTokenizer, batch_to_ids
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-AutoConfig.register("elmo", ElmoConfig)
-AutoModel.register(ElmoConfig, ElmoModel)
-AutoModelForMultipleChoice.register(ElmoConfig, ElmoForMultipleChoice)
-AutoModelForPreTraining.register(ElmoConfig, ElmoForPreTraining)
-AutoModelForQuestionAnswering.register(ElmoConfig, ElmoForQuestionAnswering)
-AutoModelForSequenceClassification.register(ElmoConfig, ElmoForSequenceClassification)
-AutoModelForTokenClassification.register(ElmoConfig, ElmoForTokenClassification)
-AutoTokenizer.register(ElmoConfig, ElmoTokenizer)
+from .registration import register
+
+if TYPE_CHECKING:
+    from .allennlp import Elmo
+    from .configuration_elmo import ElmoConfig
+    from .embedding import ElmoEmbedder
+    from .modeling_elmo import (
+        ElmoForMultipleChoice,
+        ElmoForPreTraining,
+        ElmoForQuestionAnswering,
+        ElmoForSequenceClassification,
+        ElmoForTokenClassification,
+        ElmoModel,
+        ElmoPreTrainedModel,
+    )
+    from .quantization import quantize
+    from .small_model import default_model_path, load_default
+    from .tokenization_elmo import ElmoTokenizer, batch_to_ids
 
 __version__ = "0.1.0"
 
@@ -55,3 +46,28 @@ __all__ = [
     "load_default",
     "quantize",
 ]
+
+_MODULES = {
+    "Elmo": "allennlp",
+    "ElmoConfig": "configuration_elmo",
+    "ElmoEmbedder": "embedding",
+    "ElmoTokenizer": "tokenization_elmo",
+    "batch_to_ids": "tokenization_elmo",
+    "default_model_path": "small_model",
+    "load_default": "small_model",
+    "quantize": "quantization",
+}
+
+register()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES.get(name, 'modeling_elmo')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

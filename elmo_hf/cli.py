@@ -1,10 +1,13 @@
-"""The command `elmo-hf`, a few lines over the library. It needs typer, which transformers 5 brings along."""
+"""
+The command `elmo-hf`, a few lines over the library. It needs typer, which transformers 5 brings along.
 
-import math
-import os
+PyTorch and what needs it are imported in the bodies of the commands, after what can be checked without: help and wrong
+arguments are answered at once.
+"""
+
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -14,32 +17,18 @@ try:
     import typer
 except ImportError:
     sys.exit("elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'")
-import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .checkpoints.bilm_tensors import Progress
-from .checkpoints.conversion import convert_checkpoint, export_checkpoint
-from .checkpoints.hub_folder import check_sizes, load_config, load_language_model, load_model, load_tokenizer
-from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
-from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, read_lines, write_corpus
-from .files import atomic_folder, check_new_file
-from .modeling_elmo import ElmoForPreTraining, ElmoModel
-from .tokenization_elmo import ElmoTokenizer
+from .files import atomic_folder, check_model_folder, check_new_file, check_readable
+from .text_files import read_lines, text_files
 
 if TYPE_CHECKING:
-    from .pretraining import BilmTrainer
-    from .training_run import TrainingRun
-
-# Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
-MIN_COUNT = 3
-# A sentence without state is cut there: a whole chapter in one line would fill the memory.
-MAX_SENTENCE_WORDS = 400
-# Seconds that processes wait for the first one to split the text and count its words.
-PREPARATION_TIMEOUT = 7 * 86400
-
-logger = logging.get_logger(__name__)
+    from .checkpoints.bilm_tensors import Progress
+    from .configuration_elmo import ElmoConfig
+    from .modeling_elmo import ElmoForPreTraining
+    from .scoring import SentenceScores
+    from .tokenization_elmo import ElmoTokenizer
 
 app = typer.Typer(
     help="ELMo for Hugging Face transformers.",
@@ -53,8 +42,7 @@ app = typer.Typer(
 # Without it, typer would take a program of one command for that command.
 @app.callback()
 def main():
-    # The library's bars would run through ours.
-    logging.disable_progress_bar()
+    pass
 
 
 @app.command()
@@ -80,9 +68,16 @@ def convert(
     vocab: Annotated[Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the words of the softmax.")] = None,
 ):
     """Turn a checkpoint of another library into a folder for from_pretrained and the Hub."""
+    from .released import find_released
+
     with _one_line_errors(), _progress_bars() as progress:
         if not 2 <= len(paths) <= 3:
             raise ValueError(f"`convert` takes CHECKPOINT OUT_DIR or OPTIONS WEIGHTS OUT_DIR, got {len(paths)} paths.")
+        if len(paths) == 2:
+            find_released(paths[0])
+        _import_quietly()
+        from .checkpoints.conversion import convert_checkpoint
+
         conversion = convert_checkpoint(
             *paths,
             overwrite=overwrite,
@@ -152,6 +147,13 @@ def export(
 ):
     """Write the biLM of a folder as the files that AllenNLP and bilm-tf read."""
     with _one_line_errors():
+        check_model_folder(model_dir)
+        for path in (options_file, weight_file, softmax, vocab):
+            if path is not None:
+                check_new_file(path, overwrite)
+        _import_quietly()
+        from .checkpoints.conversion import export_checkpoint
+
         export_checkpoint(
             model_dir, options_file, weight_file, softmax_file=softmax, vocab_file=vocab, overwrite=overwrite
         )
@@ -210,11 +212,17 @@ def embed(
     with _one_line_errors():
         if len(paths) < 2:
             raise ValueError(f"`embed` takes INPUT... OUTPUT, got {len(paths)} path.")
-        from .corpus_embedding import embed_sentences_to_file, load_embedder
         from .sentence_files import SentenceFiles
+        from .vector_files import kind_of_vectors
 
         *inputs, output = paths
-        sentences = SentenceFiles(inputs, kind, column)
+        sentences, of_machines, chosen = SentenceFiles(inputs, kind, column), _shard(shard), _layers(layers)
+        kind_of_vectors(output, dtype)
+        check_new_file(output, overwrite)
+        _import_quietly()
+        from .corpus_embedding import embed_sentences_to_file, load_embedder
+        from .tokenization_elmo import ElmoTokenizer
+
         embedder = load_embedder(model, batch_size, device)
         if split is not None:
             # Of a new one, which checks it; this one keeps its lexicon.
@@ -234,10 +242,10 @@ def embed(
                 embedder,
                 sentences,
                 output,
-                layers=_layers(layers),
+                layers=chosen,
                 pooling=pooling,
                 dtype=dtype,
-                shard=_shard(shard),
+                shard=of_machines,
                 window=window,
                 overlap=overlap,
                 carry_state=carry_state,
@@ -262,14 +270,16 @@ def types(
     with _one_line_errors():
         if len(paths) < 2:
             raise ValueError(f"`types` takes INPUT... OUTPUT, got {len(paths)} path.")
-        from .corpus_embedding import load_embedder
         from .sentence_files import SentenceFiles
-        from .usage import type_vectors, write_word2vec
 
         *inputs, output = paths
-        sentences = SentenceFiles(inputs)
+        sentences, chosen = SentenceFiles(inputs), _layers(layers)
         check_new_file(output, overwrite)
-        vectors = type_vectors(load_embedder(model), tqdm(sentences, unit=" sentences"), _layers(layers), min_count)
+        _import_quietly()
+        from .corpus_embedding import load_embedder
+        from .usage import type_vectors, write_word2vec
+
+        vectors = type_vectors(load_embedder(model), tqdm(sentences, unit=" sentences"), chosen, min_count)
         write_word2vec(vectors, output, overwrite)
     typer.echo(f"{output}\n  {len(vectors):,} words")
 
@@ -290,12 +300,14 @@ def change(
 ):
     """List the words whose use differs most between two texts."""
     with _one_line_errors():
+        from .sentence_files import SentenceFiles
+
+        texts, chosen = [SentenceFiles([old]), SentenceFiles([new])], _layers(layers)
+        _import_quietly()
         from .corpus import count_words
         from .corpus_embedding import load_embedder
-        from .sentence_files import SentenceFiles
         from .usage import change_between, uses_of_words, words_for_change
 
-        texts = [SentenceFiles([old]), SentenceFiles([new])]
         embedder = load_embedder(model)
         if words is None:
             counts = [
@@ -305,7 +317,7 @@ def change(
             wanted = words_for_change(counts[0], counts[1], min_count, max_words)
         else:
             wanted = [word.strip() for word in words.split(",")]
-        found = [uses_of_words(embedder, tqdm(text, unit=" sentences"), wanted, _layers(layers)) for text in texts]
+        found = [uses_of_words(embedder, tqdm(text, unit=" sentences"), wanted, chosen) for text in texts]
         changes = change_between(found[0], found[1])
         if not changes:
             raise ValueError("`OLD` and `NEW` must share a word that is frequent enough, did not. See --min-count.")
@@ -328,11 +340,13 @@ def print_geometry(
 ):
     """Print how contextual each layer is, as in Ethayarajh (2019)."""
     with _one_line_errors():
-        from .corpus_embedding import load_embedder
         from .sentence_files import SentenceFiles
-        from .usage import geometry
 
         read = islice(SentenceFiles(text), sentences)
+        _import_quietly()
+        from .corpus_embedding import load_embedder
+        from .usage import geometry
+
         found = geometry(load_embedder(model), tqdm(read, unit=" sentences"))
     typer.echo("layer  random pairs  same word  word and sentence  first component")
     for layer in found:
@@ -363,12 +377,15 @@ def show(
 ):
     """Draw the uses of a word in a text, or what is nearest to each word of a sentence."""
     with _one_line_errors():
+        from .sentence_files import SentenceFiles
+
+        sentences, chosen = SentenceFiles(text), _layers(layers)
+        _import_quietly()
         from .corpus_embedding import load_embedder
         from .pictures import check_picture, draw_sentence, draw_word
-        from .sentence_files import SentenceFiles
         from .usage import clusters_of, neighbors_in_context, uses_of_words
 
-        embedder, sentences = load_embedder(model), SentenceFiles(text)
+        embedder = load_embedder(model)
         words = embedder.tokenizer.tokenize(what)
         if not words:
             raise ValueError("`WORD_OR_SENTENCE` must have a word, was empty.")
@@ -376,13 +393,23 @@ def show(
         check_picture(path, overwrite)
         bar = tqdm(sentences, unit=" sentences")
         if len(words) == 1:
-            uses = uses_of_words(embedder, bar, words, _layers(layers), max_uses).get(words[0])
+            uses = uses_of_words(embedder, bar, words, chosen, max_uses).get(words[0])
             if uses is None:
                 raise ValueError(f"`WORD` must be in the text as it is written here, was not: {words[0]}.")
             draw_word(words[0], uses, clusters_of(uses, clusters), path, overwrite)
         else:
-            draw_sentence(*neighbors_in_context(embedder, what, bar, _layers(layers), neighbors), path, overwrite)
+            draw_sentence(*neighbors_in_context(embedder, what, bar, chosen, neighbors), path, overwrite)
     typer.echo(str(path))
+
+
+def _import_quietly():
+    """PyTorch and transformers, whose bars would run through ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+_LAYERS = ("mix", "top", "average", "sum", "all")
 
 
 def _layers(text: str) -> Any:
@@ -390,6 +417,8 @@ def _layers(text: str) -> Any:
     numbers = text.split(",")
     if all(number.strip().isdigit() for number in numbers):
         return int(text) if len(numbers) == 1 else [int(number) for number in numbers]
+    if text not in _LAYERS:
+        raise ValueError(f"`--layers` must be one of {', '.join(_LAYERS)}, or numbers of layers, was: {text}.")
     return text
 
 
@@ -420,7 +449,7 @@ def pretrain(
     ] = None,
     vocab: Annotated[Path | None, typer.Option(help="The words to predict, one a line.")] = None,
     min_count: Annotated[
-        int | None, typer.Option(help=f"Predict what occurs so often in the text. [default: {MIN_COUNT}]")
+        int | None, typer.Option(help="Predict what occurs so often in the text. [default: 3]")
     ] = None,
     max_vocab: Annotated[int | None, typer.Option(help="Predict so many words of the text at most.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Windows, or sentences, a batch of each process.")] = 128,
@@ -453,111 +482,48 @@ def pretrain(
     Without --vocab, --min-count and --max-vocab the words to predict are those of the folder if it has vocab.txt, else
     those of the text. Where they are not the same as before, their softmax starts anew.
     """
-    # Takes seconds, which the other commands do without.
-    from transformers import DataCollatorForTokenClassification, TrainingArguments, default_data_collator, set_seed
+    with _one_line_errors():
+        for path in (*train, *(evaluation or ())):
+            text_files(path)
+        if vocab is not None:
+            check_readable(vocab, "a file of words")
+        check_model_folder(model_dir)
+        _import_quietly()
+        from .pretraining_command import pretrain
 
-    from .pretraining import BilmTrainer, EvaluateAtTheEnd, schedule_decay
-    from .training_run import TrainingRun, hash_of, hash_of_model
-
-    with _one_line_errors(), ExitStack() as stack:
-        _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
-        _check_vocabulary_options(vocab, min_count, max_vocab)
-        config = _config(model_dir, sampled_words)
-        recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
-        arguments = TrainingArguments(
-            output_dir=str(output),
-            num_train_epochs=epochs,
-            max_steps=max_steps or -1,
-            per_device_train_batch_size=rows,
-            per_device_eval_batch_size=rows,
-            seed=seed,
-            logging_steps=100,
-            save_total_limit=2,
-            report_to=_logger(log_to),
-            # Processes without a GPU find each other only when they are told that there is none.
-            use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
-            dataloader_pin_memory=torch.cuda.is_available(),
-            ddp_find_unused_parameters=False,
-            ddp_timeout=PREPARATION_TIMEOUT,
-            **_interval("save", save_steps),
-            **(_interval("eval", eval_steps) if evaluation else {}),
-            **recipe,
-        )
-        run = TrainingRun(
+        done = pretrain(
+            model_dir,
+            train,
             output,
-            {
-                "CONFIG_OR_MODEL_DIR": hash_of_model(model_dir),
-                "--train": hash_of(train),
-                "--eval": hash_of(evaluation) if evaluation else None,
-                "--vocab": hash_of([vocab]) if vocab else None,
-                "--min-count": min_count,
-                "--max-vocab": max_vocab,
-                "--rows": rows * arguments.world_size,
-                "--unroll-steps": unroll_steps,
-                "--sentences": sentences,
-                "--read-last-boundary": read_last_boundary,
-                "--optimizer": optimizer.value,
-                "--learning-rate": recipe["learning_rate"],
-                "--sampled-words": config.num_sampled_words,
-                "--pretokenized": pretokenized,
-                "--seed": seed,
-            },
+            evaluation=evaluation,
+            vocab=vocab,
+            min_count=min_count,
+            max_vocab=max_vocab,
+            rows=rows,
+            unroll_steps=unroll_steps,
+            sentences=sentences,
+            read_last_boundary=read_last_boundary,
+            epochs=epochs,
+            max_steps=max_steps,
+            optimizer=optimizer.value,
+            learning_rate=learning_rate,
+            sampled_words=sampled_words,
+            pretokenized=pretokenized,
+            resume=resume,
+            seed=seed,
+            save_steps=save_steps,
+            eval_steps=eval_steps,
+            log_to=log_to,
         )
-        stack.enter_context(run.discarded_when_it_fails())
-        with arguments.main_process_first(local=False):
-            checkpoint = run.begin(resume, arguments.process_index == 0)
-            tokenizer: Any = load_tokenizer(model_dir, config)
-            known_words = tokenizer.word_vocabulary
-            corpora = [
-                _corpus(paths, output / "corpus" / name, str.split if pretokenized else tokenizer.tokenize)
-                for name, paths in (("train", train), ("eval", evaluation))
-                if paths
-            ]
-            _set_words(tokenizer, run, corpora[0], vocab, min_count, max_vocab)
-
-        set_seed(seed)
-        model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
-        examples: list[Any]
-        collator: Any
-        if sentences:
-            examples = [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
-            collator = DataCollatorForTokenClassification(tokenizer)
-        else:
-            # As many rows as fit into the other text: it may be short.
-            num_positions = corpora[-1].num_words + (1 + read_last_boundary) * len(corpora[-1])
-            fitting = num_positions // (arguments.world_size * unroll_steps)
-            arguments.per_device_eval_batch_size = max(1, min(rows, fitting))
-            examples = [
-                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps, read_last_boundary)
-                for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
-            ]
-            collator = default_data_collator
-        if optimizer is Optimizer.adamw:
-            batches = len(examples[0]) // (rows * arguments.world_size)
-            schedule_decay(arguments, max_steps or math.ceil(epochs * batches))
-        trainer = BilmTrainer(
-            model,
-            arguments,
-            collator,
-            train_dataset=examples[0],
-            eval_dataset=examples[1] if evaluation else None,
-            processing_class=tokenizer,
-            callbacks=[EvaluateAtTheEnd()] if evaluation else None,
-            optimizer_cls_and_kwargs=optimizer_class,
-        )
-        run.start()
-        _train(trainer, run, checkpoint, epochs, max_steps)
-        metrics = run.metrics
-    if trainer.is_world_process_zero():
-        typer.echo(f"\n{output}")
-        typer.echo(f"  model       {_sizes(config)}")
-        typer.echo(f"  words       {len(tokenizer.word_vocabulary):,} to predict")
-        typer.echo(f"  training    {trainer.state.global_step:,} batches of a text of {corpora[0].num_words:,} words")
-        if metrics:
-            typer.echo(
-                f"  perplexity  {metrics['eval_perplexity']:,.2f} (forward {metrics['eval_forward_perplexity']:,.2f}, "
-                f"backward {metrics['eval_backward_perplexity']:,.2f})"
-            )
+    if done is None:
+        return
+    typer.echo(f"\n{output}")
+    typer.echo(f"  model       {_sizes(done.config)}")
+    typer.echo(f"  words       {done.num_predicted_words:,} to predict")
+    typer.echo(f"  training    {done.num_batches:,} batches of a text of {done.num_words:,} words")
+    if done.metrics:
+        average, ahead, behind = (done.metrics[f"eval_{name}perplexity"] for name in ("", "forward_", "backward_"))
+        typer.echo(f"  perplexity  {average:,.2f} (forward {ahead:,.2f}, backward {behind:,.2f})")
 
 
 @app.command()
@@ -573,17 +539,19 @@ def perplexity(
     pretokenized: Annotated[bool, typer.Option("--pretokenized", help="Words are what spaces separate.")] = False,
 ):
     """How well a language model expects a text: exact, by both directions."""
-    from .scoring import SentenceScores, perplexity_of_scores, score_sentences
 
-    def printed(scores: SentenceScores) -> SentenceScores:
+    def printed(scores: "SentenceScores") -> "SentenceScores":
         for word, forward, backward in zip(scores.words, scores.forward, scores.backward, strict=False):
             typer.echo(f"{word}\t{forward:.3f}\t{backward:.3f}")
         typer.echo(f"</S>\t{scores.forward[-1]:.3f}\t\n<S>\t\t{scores.backward[-1]:.3f}\n")
         return scores
 
     with _one_line_errors():
+        lines = read_lines(text)
         model, tokenizer = _language_model(model_dir)
-        sentences = map(str.split if pretokenized else tokenizer.tokenize, read_lines(text))
+        from .scoring import perplexity_of_scores, score_sentences
+
+        sentences = map(str.split if pretokenized else tokenizer.tokenize, lines)
         scores = score_sentences(model, tokenizer, sentences, carry_state)
         result = perplexity_of_scores(map(printed, scores) if words else scores)
     typer.echo(
@@ -600,14 +568,14 @@ def substitutes(
     top: Annotated[int, typer.Option(min=1, help="How many words.")] = 10,
 ):
     """The words that both directions expect most in the place of one."""
-    from .scoring import substitutes
-
     with _one_line_errors():
         before, bracket, rest = sentence.partition("[")
         word, closing, after = rest.partition("]")
         if not (bracket and closing and word.strip()):
             raise ValueError(f"The sentence must have one word in [brackets], was: {sentence!r}.")
         model, tokenizer = _language_model(model_dir)
+        from .scoring import substitutes
+
         ahead = tokenizer.tokenize(before)
         words = [*ahead, word.strip(), *tokenizer.tokenize(after)]
         found = substitutes(model, tokenizer, words, len(ahead), top)
@@ -623,10 +591,14 @@ def warm(
     sentences: Annotated[int, typer.Option(min=1, help="How many sentences to read, at most.")] = 1000,
 ):
     """Copy a folder with a fixed initial state: the average over what typical sentences leave behind."""
-    from .scoring import warm_up
-
     with _one_line_errors():
         lines = read_lines(text)
+        check_model_folder(model_dir)
+        _import_quietly()
+        from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
+        from .modeling_elmo import ElmoForPreTraining, ElmoModel
+        from .scoring import warm_up
+
         config = load_config(model_dir)
         with atomic_folder(output_dir) as folder:
             tokenizer = load_tokenizer(model_dir, config)
@@ -639,141 +611,17 @@ def warm(
     typer.echo(f"{output_dir}")
 
 
-def _language_model(model_dir: Path | None) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
+def _language_model(model_dir: Path | None) -> "tuple[ElmoForPreTraining, ElmoTokenizer]":
+    if model_dir is not None:
+        check_model_folder(model_dir)
+    _import_quietly()
+    from .checkpoints.hub_folder import load_language_model
     from .small_model import default_model_path
 
     return load_language_model(default_model_path() if model_dir is None else model_dir)
 
 
-def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:
-    config = load_config(model_dir)
-    if sampled_words is not None:
-        config.num_sampled_words = sampled_words or None
-    return config
-
-
-def _recipe(
-    optimizer: Optimizer, unroll_steps: int, learning_rate: float | None
-) -> tuple[dict[str, Any], tuple[type, dict] | None]:
-    """Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for `BilmTrainer`."""
-    from .pretraining import adamw_recipe, bilm_tf_recipe
-
-    if optimizer is Optimizer.adagrad:
-        return bilm_tf_recipe(unroll_steps, 0.2 if learning_rate is None else learning_rate)
-    return adamw_recipe(0.003 if learning_rate is None else learning_rate), None
-
-
-def _interval(name: str, steps: int | None) -> dict[str, Any]:
-    return {f"{name}_strategy": "epoch"} if steps is None else {f"{name}_strategy": "steps", f"{name}_steps": steps}
-
-
-def _logger(name: str | None) -> str:
-    from transformers.integrations import get_available_reporting_integrations
-
-    installed = get_available_reporting_integrations()
-    if name is not None and name not in installed:
-        raise ValueError(f"`--log-to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
-    return name or "none"
-
-
-def _corpus(paths: Sequence[Path], folder: Path, split: Callable[[str], list[str]]) -> Corpus:
-    if folder.exists():
-        return Corpus(folder)
-    with tqdm(desc=f"Splitting {folder.name}", unit=" sentences") as bar:
-        return write_corpus(map(split, read_lines(paths)), folder, lambda count: bar.update())
-
-
-def _set_words(
-    tokenizer: ElmoTokenizer,
-    run: "TrainingRun",
-    corpus: Corpus,
-    vocab: Path | None,
-    min_count: int | None,
-    max_vocab: int | None,
-):
-    """The words to predict: those of the run, else those given, the tokenizer's own, or the text's. Kept there."""
-    from .training_run import hash_of
-
-    from_text = min_count is not None or max_vocab is not None
-    file = run.folder / "vocab.txt"
-    if run.words is not None:
-        tokenizer.word_vocabulary = list(read_lines(file))
-        return
-    if vocab is not None:
-        # Files of bilm-tf have the special words in any order, and anywhere; a model of ours has them first.
-        words = list(read_lines(vocab))
-        special = [word for word in WORD_VOCABULARY_START if word in words]
-        tokenizer.word_vocabulary = [*special, *(word for word in words if word not in special)]
-    elif from_text or tokenizer.word_vocabulary is None:
-        counts = count_words(tqdm(corpus, desc="Counting words", unit=" sentences"))
-        tokenizer.word_vocabulary = build_vocabulary(counts, MIN_COUNT if min_count is None else min_count, max_vocab)
-    tokenizer.save_pretrained(run.folder)
-    run.words = hash_of([file])
-    run.save()
-
-
-def _check_vocabulary_options(vocab: Path | None, min_count: int | None, max_vocab: int | None):
-    if vocab is not None and (min_count is not None or max_vocab is not None):
-        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
-
-
-def _check_numbers(epochs: float, learning_rate: float | None, min_count: int | None, max_vocab: int | None):
-    if not 0 < epochs < math.inf:
-        raise ValueError(f"`--epochs` must be more than 0, was: {epochs}.")
-    if learning_rate is not None and not 0 <= learning_rate < math.inf:
-        raise ValueError(f"`--learning-rate` must be at least 0, was: {learning_rate}.")
-    if min_count is not None and min_count < 1:
-        raise ValueError(f"`--min-count` must be at least 1, was: {min_count}.")
-    if max_vocab is not None and max_vocab <= len(WORD_VOCABULARY_START):
-        raise ValueError(
-            f"`--max-vocab` must be more than the {len(WORD_VOCABULARY_START)} special words, was: {max_vocab}."
-        )
-
-
-def _train(trainer: "BilmTrainer", run: "TrainingRun", checkpoint: Path | None, epochs: float, max_steps: int | None):
-    """Trains from a checkpoint, or from the start, to the end, and writes the final model if it is not there yet."""
-    from transformers import TrainerState
-    from transformers.trainer import TRAINER_STATE_NAME
-
-    total = max_steps or math.ceil(epochs * len(trainer.get_train_dataloader()))
-    done = 0 if checkpoint is None else int(checkpoint.name.partition("-")[2])
-    if done > total:
-        name, value = ("--max-steps", total) if max_steps else ("--epochs", epochs)
-        raise ValueError(f"`{name}` must reach as far as the {done} batches of {checkpoint}, was: {value}.")
-    if checkpoint is not None and done == total:
-        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        trainer._load_from_checkpoint(str(checkpoint))
-    else:
-        trainer.train(None if checkpoint is None else str(checkpoint))
-    if run.is_finished(total):
-        if checkpoint is not None and done == total:
-            logger.warning(f"{run.folder} was finished before, after {total} batches.")
-        return
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        history = reversed(trainer.state.log_history)
-        run.finish(total, next((entry for entry in history if "eval_perplexity" in entry), {}))
-
-
-def _bilm(
-    model_dir: Path, config: ElmoConfig, words: Sequence[str], known_words: Sequence[str] | None
-) -> ElmoForPreTraining:
-    """A language model with the weights of a folder, if it has any; those of the softmax only for the same words."""
-    has_weights = any((model_dir / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
-    has_softmax = "ElmoForPreTraining" in (config.architectures or ())
-    config.word_vocab_size = len(words)
-    check_sizes(config, ElmoForPreTraining)
-    if has_weights and has_softmax and words == known_words:
-        return load_model(model_dir, ElmoForPreTraining, config, dtype=torch.float32)
-    model = ElmoForPreTraining(config)
-    if has_weights:
-        # The language model has no mix.
-        bilm = load_model(model_dir, ElmoModel, config).state_dict()
-        model.elmo.load_state_dict({name: value for name, value in bilm.items() if "scalar_mixes." not in name})
-    return model
-
-
-def _sizes(config: ElmoConfig) -> str:
+def _sizes(config: "ElmoConfig") -> str:
     parts = [f"{config.num_hidden_layers} layers x 2 directions, {config.cell_size} cells projected to "]
     parts[0] += f"{config.projection_dim}"
     if config.word_embedding_dim:
@@ -786,6 +634,17 @@ def _sizes(config: ElmoConfig) -> str:
 # What the library calls an argument, and the command an option.
 _OPTIONS = {
     "overwrite": "--overwrite",
+    "dtype": "--dtype",
+    "kind": "--kind",
+    "column": "--column",
+    "device": "--device",
+    "pooling": "--pooling",
+    "layers": "--layers",
+    "window": "--window",
+    "overlap": "--overlap",
+    "carry_state": "--carry-state",
+    "min_count": "--min-count",
+    "word_splitter": "--split",
     "format": "--format",
     "name": "--name",
     "license": "--license",
@@ -810,7 +669,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bars() -> Iterator[Progress]:
+def _progress_bars() -> "Iterator[Progress]":
     """One bar a step, on the error stream."""
     bars: dict[str, tqdm] = {}
 

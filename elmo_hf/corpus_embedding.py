@@ -33,7 +33,7 @@ from .released import released
 from .sentence_files import Sentence, SentenceFiles
 from .small_model import default_model_path
 from .tokenization_elmo import ElmoTokenizer
-from .vector_files import DTYPES, EmbeddedSentences, SplitSentence, bytes_of, kind_of_vectors
+from .vector_files import EmbeddedSentences, SplitSentence, bytes_of, kind_of_vectors
 
 # Called with the words that were embedded or skipped since the last time.
 Progress = Callable[[int], None]
@@ -139,7 +139,7 @@ def embed_sentences_to_file(
         "tokenizer": [embedder.tokenizer.word_splitter, embedder.tokenizer.max_characters_per_token],
     }
     has_layers = layers == "all" or isinstance(layers, list | tuple)
-    run = _Run(embedder, choice, pooling, DTYPES[dtype], window, overlap, carry_state)
+    run = _Run(embedder, choice, pooling, getattr(torch, dtype), window, overlap, carry_state)
     num_sentences = num_words = num_skipped = 0
     with atomic_file(output, overwrite=overwrite) as whole, signals_as_exceptions():
         parts = Parts(Path(f"{output}.parts"), settings)
@@ -177,7 +177,7 @@ def embed_in_memory(
     """
     choice = embedder.selection(layers)
     check_pooling(pooling)
-    run = _Run(embedder, choice, pooling, DTYPES[dtype])
+    run = _Run(embedder, choice, pooling, getattr(torch, dtype))
     return run.block(list(_numbered(sentences, embedder.tokenizer)))
 
 
@@ -263,7 +263,11 @@ class Parts:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.folder, self._dtype, self._is_pooled = folder, DTYPES[settings["dtype"]], settings["pooling"] is not None
+        self.folder, self._dtype, self._is_pooled = (
+            folder,
+            getattr(torch, settings["dtype"]),
+            settings["pooling"] is not None,
+        )
         record = folder / RECORD
         if not record.exists():
             with atomic_file(record) as file:

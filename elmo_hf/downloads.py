@@ -6,7 +6,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants
-from huggingface_hub.file_download import http_get
 
 from .files import PathLike, atomic_file
 
@@ -54,6 +53,9 @@ def local_file(path: PathLike) -> PathLike:
 
 
 def _fetch(address: str, temporary: Path, md5: str | None):
+    # Takes a while to import, which `elmo-hf released` does without.
+    from huggingface_hub.file_download import http_get
+
     with temporary.open("wb") as stream:
         try:
             http_get(address, stream, displayed_filename=urlsplit(address).path.rpartition("/")[2])

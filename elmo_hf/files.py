@@ -138,6 +138,17 @@ def check_readable(path: PathLike, what: str = "a file"):
         raise ValueError(f"{path}: must be {what}, was something else.")
 
 
+def check_model_folder(folder: PathLike):
+    """
+    Raises:
+        FileNotFoundError: there is no config.json; other errors as [`check_readable`].
+    """
+    try:
+        check_readable(Path(folder, "config.json"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder}: must be a folder with config.json, was not.") from None
+
+
 def check_new_file(path: PathLike, overwrite: bool | None):
     """
     Raises:

@@ -1,12 +1,14 @@
 """The released ELMo checkpoints: what there is, of which text and under which licence, and how to get one by name."""
 
 import difflib
+import os
 import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from .downloads import cache_folder, download
+from .downloads import cache_folder, download, is_address
+from .files import PathLike
 
 _LIST = Path(__file__).parent / "checkpoints" / "released.toml"
 
@@ -87,3 +89,21 @@ def download_released(name: str) -> Path:
 def similar_names(name: str) -> list[str]:
     """Names that somebody who typed this may have meant."""
     return difflib.get_close_matches(name, released(), n=3, cutoff=0.5)
+
+
+def find_released(path: PathLike) -> Released | None:
+    """
+    The released checkpoint of this name; `None` where it is an address, or a file or folder that is there.
+
+    Raises:
+        FileNotFoundError: it is none of these.
+    """
+    name = str(path)
+    if is_address(name) or os.path.exists(name):
+        return None
+    if name not in released():
+        hint = f" ({', '.join(similar)}?)" if os.sep not in name and (similar := similar_names(name)) else ""
+        raise FileNotFoundError(
+            f"{name}: must be a folder, a file or a name of `elmo-hf released`{hint}, was missing."
+        )
+    return released()[name]

@@ -1,7 +1,11 @@
 """
 Vectors of sentences on disk, one sentence after the other: hdf5 in the layout of bilm-tf and AllenNLP, parquet with
 lists of fixed size, npz and safetensors.
+
+What takes long to import is imported where it is used: a wrong name of a file is told at once.
 """
+
+from __future__ import annotations
 
 import json
 import shutil
@@ -12,15 +16,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import h5py
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .files import PathLike
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# As PyTorch and as safetensors call them.
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass
@@ -81,7 +86,7 @@ class VectorFile(ABC):
     def __init__(self, path: PathLike, has_layers: bool = False, is_pooled: bool = False):
         self.path, self.has_layers, self.is_pooled = Path(path), has_layers, is_pooled
 
-    def __enter__(self) -> "VectorFile":
+    def __enter__(self) -> VectorFile:
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -106,6 +111,9 @@ class Hdf5Vectors(VectorFile):
 
     def __init__(self, path: PathLike, has_layers: bool = False, is_pooled: bool = False):
         super().__init__(path, has_layers, is_pooled)
+        import h5py
+
+        self._h5py = h5py
         self._file = h5py.File(path, "w")
         self._names: dict[str, str] = {}
         self._properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -114,6 +122,7 @@ class Hdf5Vectors(VectorFile):
         self._properties.set_obj_track_times(False)
 
     def write(self, block: EmbeddedSentences):
+        h5py = self._h5py
         for sentence, vectors in block.each():
             name, values = str(sentence.index), vectors.contiguous().numpy()
             # `create_dataset` does the same in twice the time.
@@ -124,7 +133,9 @@ class Hdf5Vectors(VectorFile):
 
     def close(self, is_complete: bool):
         if is_complete:
-            names = self._file.create_dataset("sentence_to_index", (1,), dtype=h5py.string_dtype(encoding="utf-8"))
+            names = self._file.create_dataset(
+                "sentence_to_index", (1,), dtype=self._h5py.string_dtype(encoding="utf-8")
+            )
             names[0] = json.dumps(self._names)
         self._file.close()
 
@@ -159,6 +170,8 @@ class ParquetVectors(VectorFile):
 
 def arrow_columns(block: EmbeddedSentences, has_layers: bool) -> dict[str, Any]:
     """The columns of a table of sentences, without their numbers: arrays of pyarrow."""
+    import numpy as np
+
     pa, _ = arrow()
     sentences = block.sentences
     bounds = [sentence.offsets or [] for sentence in sentences]
@@ -221,11 +234,13 @@ class NpzVectors(VectorFile):
         self._file = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def write(self, block: EmbeddedSentences):
+        from numpy.lib.format import write_array
+
         for sentence, vectors in block.each():
             # A date of its own, so that the same vectors are the same bytes.
             entry = zipfile.ZipInfo(f"{sentence.index}.npy")
             with self._file.open(entry, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, vectors.contiguous().numpy(), allow_pickle=False)
+                write_array(stream, vectors.contiguous().numpy(), allow_pickle=False)
 
     def close(self, is_complete: bool):
         self._file.close()
@@ -250,7 +265,7 @@ class SafetensorsVectors(VectorFile):
         for sentence, vectors in block.each():
             content = bytes_of(vectors)
             self._header[str(sentence.index)] = {
-                "dtype": _SAFETENSORS_DTYPES[vectors.dtype],
+                "dtype": DTYPES[str(vectors.dtype).removeprefix("torch.")],
                 "shape": list(vectors.shape),
                 "data_offsets": [self._size, self._size + len(content)],
             }
@@ -268,11 +283,10 @@ class SafetensorsVectors(VectorFile):
                     shutil.copyfileobj(self._body, target, 1 << 20)
 
 
-_SAFETENSORS_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-
-
 def bytes_of(vectors: torch.Tensor) -> memoryview:
     """The numbers of a tensor, row-major, little-endian."""
+    import torch
+
     return vectors.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -104,10 +104,8 @@ def embed(folder: Path, workers: int, rows: int, options: dict[str, Any], functi
         fn_constructor_kwargs=options,
         batch_format="pyarrow",
         batch_size=None,  # a block
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     vectors.write_parquet(str(folder / "vectors"))
 

@@ -19,15 +19,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import DataCollatorForTokenClassification, default_data_collator
 
 from elmo_hf import ElmoTokenizer
-from elmo_hf.corpus import (
-    BilmSentences,
-    BilmWindows,
-    Corpus,
-    build_vocabulary,
-    count_words,
-    read_lines,
-    write_corpus,
-)
+from elmo_hf.corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
+from elmo_hf.text_files import read_lines
 from tests.tiny import SENTENCES
 
 SHORT = [["a", "b"], ["c"]]

@@ -164,7 +164,7 @@ def test_no_server_and_a_full_disk_are_told(server: tuple[str, Path], monkeypatc
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("elmo_hf.downloads.http_get", full)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(OSError, match="No space left on device"):
         download(f"{server[0]}/file")
     assert not [file for file in cache_folder().rglob("*") if file.is_file()]

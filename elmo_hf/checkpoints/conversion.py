@@ -18,10 +18,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ..configuration_elmo import ElmoConfig
-from ..downloads import is_address, local_file
+from ..downloads import local_file
 from ..files import PathLike, atomic_files, atomic_folder
 from ..modeling_elmo import ElmoForPreTraining, ElmoModel
-from ..released import Released, download_released, released, similar_names
+from ..released import Released, download_released, find_released
 from ..scoring import score_sentences
 from ..spelling_elmo import LexiconSpelling
 from ..tokenization_elmo import ElmoTokenizer
@@ -137,7 +137,7 @@ def convert_checkpoint(
             f"{len(paths_and_output)} paths."
         )
     progress = progress or _no_progress
-    entry = _entry(paths)
+    entry = find_released(paths[0]) if len(paths) == 1 else None
     if entry is not None:
         paths, format = [download_released(entry.name)], format or entry.format
         license = license or entry.hub_license
@@ -170,18 +170,6 @@ def convert_checkpoint(
             model_card(conversion, license, repo_id, len(VERIFICATION_SENTENCES)), encoding="utf-8"
         )
     return conversion
-
-
-def _entry(paths: Sequence[PathLike]) -> Released | None:
-    """The released checkpoint of this name, where it is a name and no file."""
-    if len(paths) > 1 or os.path.exists(paths[0]) or is_address(paths[0]):
-        return None
-    name = str(paths[0])
-    if name not in released() and os.sep not in name and (similar := similar_names(name)):
-        raise FileNotFoundError(
-            f"{name}: must be a folder, a file or a name of `elmo-hf released` ({', '.join(similar)}?), was missing."
-        )
-    return released().get(name)
 
 
 def _opened(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..configuration_elmo import ElmoConfig
-from ..files import PathLike, check_readable
+from ..files import PathLike, check_model_folder, check_readable
 from ..modeling_elmo import ElmoForPreTraining
 from ..tokenization_elmo import ElmoTokenizer
 from .bilm_options import OPTIONS
@@ -55,10 +55,7 @@ def load_config(folder: PathLike) -> ElmoConfig:
     """
     file = Path(folder, "config.json")
     # transformers would look for a name that is no folder on the Hub.
-    try:
-        check_readable(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder}: must be a folder with config.json, was not.") from None
+    check_model_folder(folder)
     values = _read_json(file)
     if values.get("model_type") != ElmoConfig.model_type:
         raise ValueError(f"{file}: `model_type` must be elmo, was: {_short(values.get('model_type'))}.")

@@ -1,0 +1,307 @@
+"""What `elmo-hf pretrain` does: from text and sizes to a trained language model, resumed where it was stopped."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    DataCollatorForTokenClassification,
+    TrainerState,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+
+from .checkpoints.hub_folder import check_sizes, load_config, load_model, load_tokenizer
+from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
+from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
+from .modeling_elmo import ElmoForPreTraining, ElmoModel
+from .pretraining import BilmTrainer, EvaluateAtTheEnd, adamw_recipe, bilm_tf_recipe, schedule_decay
+from .text_files import read_lines
+from .tokenization_elmo import ElmoTokenizer
+from .training_run import TrainingRun, hash_of, hash_of_model
+
+# Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
+MIN_COUNT = 3
+# A sentence without state is cut there: a whole chapter in one line would fill the memory.
+MAX_SENTENCE_WORDS = 400
+# Seconds that processes wait for the first one to split the text and count its words.
+PREPARATION_TIMEOUT = 7 * 86400
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """
+    What was trained.
+
+    Attributes:
+        config: of the model.
+        num_predicted_words: of its softmax.
+        num_batches: in all.
+        num_words: of the text.
+        metrics: of its evaluation, if there was one.
+    """
+
+    config: ElmoConfig
+    num_predicted_words: int
+    num_batches: int
+    num_words: int
+    metrics: dict[str, float]
+
+
+def pretrain(
+    model_dir: Path,
+    train: list[Path],
+    output: Path,
+    *,
+    evaluation: list[Path] | None = None,
+    vocab: Path | None = None,
+    min_count: int | None = None,
+    max_vocab: int | None = None,
+    rows: int = 128,
+    unroll_steps: int = 20,
+    sentences: bool = False,
+    read_last_boundary: bool = True,
+    epochs: float = 10.0,
+    max_steps: int | None = None,
+    optimizer: str = "adagrad",
+    learning_rate: float | None = None,
+    sampled_words: int | None = None,
+    pretokenized: bool = False,
+    resume: bool = False,
+    seed: int = 42,
+    save_steps: int | None = None,
+    eval_steps: int | None = None,
+    log_to: str | None = None,
+) -> Pretrained | None:
+    """
+    Trains a biLM; the arguments are the options of `elmo-hf pretrain`, and errors call them so.
+
+    Returns:
+        What was trained; `None` in all processes of several but the first.
+
+    Raises:
+        OSError, ValueError: something cannot be read, is impossible, or does not belong to what is resumed.
+    """
+    with ExitStack() as stack:
+        _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
+        _check_vocabulary_options(vocab, min_count, max_vocab)
+        config = _config(model_dir, sampled_words)
+        recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
+        arguments = TrainingArguments(
+            output_dir=str(output),
+            num_train_epochs=epochs,
+            max_steps=max_steps or -1,
+            per_device_train_batch_size=rows,
+            per_device_eval_batch_size=rows,
+            seed=seed,
+            logging_steps=100,
+            save_total_limit=2,
+            report_to=_logger(log_to),
+            # Processes without a GPU find each other only when they are told that there is none.
+            use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+            ddp_timeout=PREPARATION_TIMEOUT,
+            **_interval("save", save_steps),
+            **(_interval("eval", eval_steps) if evaluation else {}),
+            **recipe,
+        )
+        run = TrainingRun(
+            output,
+            {
+                "CONFIG_OR_MODEL_DIR": hash_of_model(model_dir),
+                "--train": hash_of(train),
+                "--eval": hash_of(evaluation) if evaluation else None,
+                "--vocab": hash_of([vocab]) if vocab else None,
+                "--min-count": min_count,
+                "--max-vocab": max_vocab,
+                "--rows": rows * arguments.world_size,
+                "--unroll-steps": unroll_steps,
+                "--sentences": sentences,
+                "--read-last-boundary": read_last_boundary,
+                "--optimizer": optimizer,
+                "--learning-rate": recipe["learning_rate"],
+                "--sampled-words": config.num_sampled_words,
+                "--pretokenized": pretokenized,
+                "--seed": seed,
+            },
+        )
+        stack.enter_context(run.discarded_when_it_fails())
+        with arguments.main_process_first(local=False):
+            checkpoint = run.begin(resume, arguments.process_index == 0)
+            tokenizer: Any = load_tokenizer(model_dir, config)
+            known_words = tokenizer.word_vocabulary
+            corpora = [
+                _corpus(paths, output / "corpus" / name, str.split if pretokenized else tokenizer.tokenize)
+                for name, paths in (("train", train), ("eval", evaluation))
+                if paths
+            ]
+            _set_words(tokenizer, run, corpora[0], vocab, min_count, max_vocab)
+
+        set_seed(seed)
+        model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
+        examples: list[Any]
+        collator: Any
+        if sentences:
+            examples = [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
+            collator = DataCollatorForTokenClassification(tokenizer)
+        else:
+            # As many rows as fit into the other text: it may be short.
+            num_positions = corpora[-1].num_words + (1 + read_last_boundary) * len(corpora[-1])
+            fitting = num_positions // (arguments.world_size * unroll_steps)
+            arguments.per_device_eval_batch_size = max(1, min(rows, fitting))
+            examples = [
+                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps, read_last_boundary)
+                for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
+            ]
+            collator = default_data_collator
+        if optimizer == "adamw":
+            batches = len(examples[0]) // (rows * arguments.world_size)
+            schedule_decay(arguments, max_steps or math.ceil(epochs * batches))
+        trainer = BilmTrainer(
+            model,
+            arguments,
+            collator,
+            train_dataset=examples[0],
+            eval_dataset=examples[1] if evaluation else None,
+            processing_class=tokenizer,
+            callbacks=[EvaluateAtTheEnd()] if evaluation else None,
+            optimizer_cls_and_kwargs=optimizer_class,
+        )
+        run.start()
+        _train(trainer, run, checkpoint, epochs, max_steps)
+        metrics = run.metrics
+    if not trainer.is_world_process_zero():
+        return None
+    return Pretrained(config, len(tokenizer.word_vocabulary), trainer.state.global_step, corpora[0].num_words, metrics)
+
+
+def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:
+    config = load_config(model_dir)
+    if sampled_words is not None:
+        config.num_sampled_words = sampled_words or None
+    return config
+
+
+def _recipe(
+    optimizer: str, unroll_steps: int, learning_rate: float | None
+) -> tuple[dict[str, Any], tuple[type, dict] | None]:
+    """Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for `BilmTrainer`."""
+    if optimizer == "adagrad":
+        return bilm_tf_recipe(unroll_steps, 0.2 if learning_rate is None else learning_rate)
+    return adamw_recipe(0.003 if learning_rate is None else learning_rate), None
+
+
+def _interval(name: str, steps: int | None) -> dict[str, Any]:
+    return {f"{name}_strategy": "epoch"} if steps is None else {f"{name}_strategy": "steps", f"{name}_steps": steps}
+
+
+def _logger(name: str | None) -> str:
+    installed = get_available_reporting_integrations()
+    if name is not None and name not in installed:
+        raise ValueError(f"`--log-to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
+    return name or "none"
+
+
+def _corpus(paths: Sequence[Path], folder: Path, split: Callable[[str], list[str]]) -> Corpus:
+    if folder.exists():
+        return Corpus(folder)
+    with tqdm(desc=f"Splitting {folder.name}", unit=" sentences") as bar:
+        return write_corpus(map(split, read_lines(paths)), folder, lambda count: bar.update())
+
+
+def _set_words(
+    tokenizer: ElmoTokenizer,
+    run: TrainingRun,
+    corpus: Corpus,
+    vocab: Path | None,
+    min_count: int | None,
+    max_vocab: int | None,
+):
+    """The words to predict: those of the run, else those given, the tokenizer's own, or the text's. Kept there."""
+    from_text = min_count is not None or max_vocab is not None
+    file = run.folder / "vocab.txt"
+    if run.words is not None:
+        tokenizer.word_vocabulary = list(read_lines(file))
+        return
+    if vocab is not None:
+        # Files of bilm-tf have the special words in any order, and anywhere; a model of ours has them first.
+        words = list(read_lines(vocab))
+        special = [word for word in WORD_VOCABULARY_START if word in words]
+        tokenizer.word_vocabulary = [*special, *(word for word in words if word not in special)]
+    elif from_text or tokenizer.word_vocabulary is None:
+        counts = count_words(tqdm(corpus, desc="Counting words", unit=" sentences"))
+        tokenizer.word_vocabulary = build_vocabulary(counts, MIN_COUNT if min_count is None else min_count, max_vocab)
+    tokenizer.save_pretrained(run.folder)
+    run.words = hash_of([file])
+    run.save()
+
+
+def _check_vocabulary_options(vocab: Path | None, min_count: int | None, max_vocab: int | None):
+    if vocab is not None and (min_count is not None or max_vocab is not None):
+        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
+
+
+def _check_numbers(epochs: float, learning_rate: float | None, min_count: int | None, max_vocab: int | None):
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"`--epochs` must be more than 0, was: {epochs}.")
+    if learning_rate is not None and not 0 <= learning_rate < math.inf:
+        raise ValueError(f"`--learning-rate` must be at least 0, was: {learning_rate}.")
+    if min_count is not None and min_count < 1:
+        raise ValueError(f"`--min-count` must be at least 1, was: {min_count}.")
+    if max_vocab is not None and max_vocab <= len(WORD_VOCABULARY_START):
+        raise ValueError(
+            f"`--max-vocab` must be more than the {len(WORD_VOCABULARY_START)} special words, was: {max_vocab}."
+        )
+
+
+def _train(trainer: BilmTrainer, run: TrainingRun, checkpoint: Path | None, epochs: float, max_steps: int | None):
+    """Trains from a checkpoint, or from the start, to the end, and writes the final model if it is not there yet."""
+    total = max_steps or math.ceil(epochs * len(trainer.get_train_dataloader()))
+    done = 0 if checkpoint is None else int(checkpoint.name.partition("-")[2])
+    if done > total:
+        name, value = ("--max-steps", total) if max_steps else ("--epochs", epochs)
+        raise ValueError(f"`{name}` must reach as far as the {done} batches of {checkpoint}, was: {value}.")
+    if checkpoint is not None and done == total:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(None if checkpoint is None else str(checkpoint))
+    if run.is_finished(total):
+        if checkpoint is not None and done == total:
+            logger.warning(f"{run.folder} was finished before, after {total} batches.")
+        return
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        history = reversed(trainer.state.log_history)
+        run.finish(total, next((entry for entry in history if "eval_perplexity" in entry), {}))
+
+
+def _bilm(
+    model_dir: Path, config: ElmoConfig, words: Sequence[str], known_words: Sequence[str] | None
+) -> ElmoForPreTraining:
+    """A language model with the weights of a folder, if it has any; those of the softmax only for the same words."""
+    has_weights = any((model_dir / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    has_softmax = "ElmoForPreTraining" in (config.architectures or ())
+    config.word_vocab_size = len(words)
+    check_sizes(config, ElmoForPreTraining)
+    if has_weights and has_softmax and words == known_words:
+        return load_model(model_dir, ElmoForPreTraining, config, dtype=torch.float32)
+    model = ElmoForPreTraining(config)
+    if has_weights:
+        # The language model has no mix.
+        bilm = load_model(model_dir, ElmoModel, config).state_dict()
+        model.elmo.load_state_dict({name: value for name, value in bilm.items() if "scalar_mixes." not in name})
+    return model
