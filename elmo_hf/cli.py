@@ -5,6 +5,7 @@ PyTorch and what needs it are imported in the bodies of the commands, after what
 arguments are answered at once.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ except ImportError:
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from .files import atomic_folder, check_model_folder, check_new_file, check_readable
+from .files import atomic_folder, check_model_folder, check_new_file
 from .text_files import read_lines, text_files
 
 if TYPE_CHECKING:
@@ -402,6 +403,26 @@ def show(
     typer.echo(str(path))
 
 
+# <S>, </S> and <UNK>, which every vocabulary has.
+_SPECIAL_WORDS = 3
+
+
+def _check_vocabulary_options(vocab: Path | None, min_count: int | None, max_vocab: int | None):
+    if vocab is not None and (min_count is not None or max_vocab is not None):
+        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
+
+
+def _check_numbers(epochs: float, learning_rate: float | None, min_count: int | None, max_vocab: int | None):
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"`--epochs` must be more than 0, was: {epochs}.")
+    if learning_rate is not None and not 0 <= learning_rate < math.inf:
+        raise ValueError(f"`--learning-rate` must be at least 0, was: {learning_rate}.")
+    if min_count is not None and min_count < 1:
+        raise ValueError(f"`--min-count` must be at least 1, was: {min_count}.")
+    if max_vocab is not None and max_vocab <= _SPECIAL_WORDS:
+        raise ValueError(f"`--max-vocab` must be more than the {_SPECIAL_WORDS} special words, was: {max_vocab}.")
+
+
 def _import_quietly():
     """PyTorch and transformers, whose bars would run through ours."""
     from transformers.utils import logging
@@ -483,10 +504,10 @@ def pretrain(
     those of the text. Where they are not the same as before, their softmax starts anew.
     """
     with _one_line_errors():
-        for path in (*train, *(evaluation or ())):
+        _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
+        _check_vocabulary_options(vocab, min_count, max_vocab)
+        for path in (*train, *(evaluation or ()), *(() if vocab is None else (vocab,))):
             text_files(path)
-        if vocab is not None:
-            check_readable(vocab, "a file of words")
         check_model_folder(model_dir)
         _import_quietly()
         from .pretraining_command import pretrain

@@ -95,8 +95,6 @@ def pretrain(
         OSError, ValueError: something cannot be read, is impossible, or does not belong to what is resumed.
     """
     with ExitStack() as stack:
-        _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
-        _check_vocabulary_options(vocab, min_count, max_vocab)
         config = _config(model_dir, sampled_words)
         recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
         arguments = TrainingArguments(
@@ -247,24 +245,6 @@ def _set_words(
     tokenizer.save_pretrained(run.folder)
     run.words = hash_of([file])
     run.save()
-
-
-def _check_vocabulary_options(vocab: Path | None, min_count: int | None, max_vocab: int | None):
-    if vocab is not None and (min_count is not None or max_vocab is not None):
-        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
-
-
-def _check_numbers(epochs: float, learning_rate: float | None, min_count: int | None, max_vocab: int | None):
-    if not 0 < epochs < math.inf:
-        raise ValueError(f"`--epochs` must be more than 0, was: {epochs}.")
-    if learning_rate is not None and not 0 <= learning_rate < math.inf:
-        raise ValueError(f"`--learning-rate` must be at least 0, was: {learning_rate}.")
-    if min_count is not None and min_count < 1:
-        raise ValueError(f"`--min-count` must be at least 1, was: {min_count}.")
-    if max_vocab is not None and max_vocab <= len(WORD_VOCABULARY_START):
-        raise ValueError(
-            f"`--max-vocab` must be more than the {len(WORD_VOCABULARY_START)} special words, was: {max_vocab}."
-        )
 
 
 def _train(trainer: BilmTrainer, run: TrainingRun, checkpoint: Path | None, epochs: float, max_steps: int | None):

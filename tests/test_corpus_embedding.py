@@ -342,9 +342,9 @@ def test_the_command_tells_what_is_wrong(text: Path, tmp_path: Path):
         ([text], "`embed` takes INPUT... OUTPUT, got 1 path."),
         ([text, tmp_path / "out.txt"], "must end in .hdf5, .h5, .parquet, .npz, .safetensors, which tell the format."),
         ([text, tmp_path / "o.npz", "--shard", "0/2"], "`--shard` must be I/N, I from 1 to N, was: 0/2."),
-        ([text, tmp_path / "o.npz", "--kind", "pdf"], "`kind` must be one of text, words, conllu"),
+        ([text, tmp_path / "o.npz", "--kind", "pdf"], "`--kind` must be one of text, words, conllu"),
         ([tmp_path / "none", tmp_path / "o.npz"], "must be a file, was missing."),
-        ([text, tmp_path / "o.npz", "--device", "cuda:99"], "`device` must be there, was: cuda:99"),
+        ([text, tmp_path / "o.npz", "--device", "cuda:99"], "`--device` must be there, was: cuda:99"),
     ):
         code, _, err = run("embed", *arguments)
         assert code == 1

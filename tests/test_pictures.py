@@ -122,7 +122,7 @@ def test_the_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ([" ", "--text", "text.txt"], "`WORD_OR_SENTENCE` must have a word, was empty."),
         (["it", "--text", "text.txt", "--output", "it.gif"], "it.gif: must end in .png, .svg, .pdf"),
         (["it", "--text", "none.txt"], "none.txt: must be a file, was missing."),
-        (["bank", "--text", "text.txt", "--output", "b.png", "--layers", "all"], "`layers` must give one vector"),
+        (["bank", "--text", "text.txt", "--output", "b.png", "--layers", "all"], "`--layers` must give one vector"),
     ):
         code, _, err = run("show", *arguments)
         assert (code, message in err.splitlines()[-1]) == (1, True), err

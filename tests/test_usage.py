@@ -153,4 +153,4 @@ def test_the_commands_print_and_write(tmp_path: Path):
     code, _, err = run("change", tmp_path / "old.txt", tmp_path / "new.txt", "--words", "nothing")
     assert (code, "must share a word that is frequent enough" in err) == (1, True)
     code, _, err = run("types", tmp_path / "old.txt", tmp_path / "t2.txt", "--layers", "all")
-    assert (code, "`layers` must give one vector per word" in err) == (1, True)
+    assert (code, "`--layers` must give one vector per word" in err) == (1, True)

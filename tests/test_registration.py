@@ -1,0 +1,89 @@
+"""What `import elmo_hf` and the command import, and that the Auto classes know ELMo whoever is imported first."""
+
+import subprocess
+import sys
+
+import pytest
+
+import elmo_hf
+
+CHECK = """
+import elmo_hf, sys
+folder = elmo_hf.default_model_path()
+print(type(AutoConfig.from_pretrained(folder)).__name__, type(AutoTokenizer.from_pretrained(folder)).__name__)
+print(type(AutoModelForPreTraining.from_pretrained(folder)).__name__)
+assert type(AutoModel.from_pretrained(folder)) is elmo_hf.ElmoModel
+assert not any("AfterImport" in str(finder) for finder in sys.meta_path)
+"""
+AUTO = "from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer\n"
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        f"import elmo_hf\n{AUTO}",
+        f"{AUTO}import elmo_hf",
+        f"from elmo_hf import ElmoModel\n{AUTO}",
+        f"from elmo_hf import ElmoTokenizer\n{AUTO}",
+        f"import elmo_hf, transformers.models.auto.configuration_auto\nfrom elmo_hf import load_default\n{AUTO}",
+    ],
+)
+def test_the_auto_classes_know_elmo_in_whatever_order(before: str):
+    assert python(before + CHECK).split() == ["ElmoConfig", "ElmoTokenizer", "ElmoForPreTraining"]
+
+
+HEAVY = "{'torch', 'transformers', 'h5py', 'pyarrow', 'sklearn', 'matplotlib', 'datasets', 'ray', 'numpy'}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["embed", "--help"], 0),
+        (["pretrain", "--help"], 0),
+        (["embed", "--nothing"], 2),
+        (["embed", "only-one"], 1),
+        (["embed", "none.txt", "out.hdf5"], 1),
+        (["embed", __file__, "out.doc"], 1),
+        (["embed", __file__, "out.hdf5", "--dtype", "int3"], 1),
+        (["embed", __file__, "out.hdf5", "--layers", "none"], 1),
+        (["embed", __file__, __file__ + ".parquet/x.npz", "--shard", "3/2"], 1),
+        (["convert", "none", "out"], 1),
+        (["convert", "one"], 1),
+        (["released", "none"], 1),
+        (["export", "none", "options.json", "weights.hdf5"], 1),
+        (["perplexity", "none.txt"], 1),
+        (["substitutes", "no brackets"], 1),
+        (["warm", "none", __file__, "--output", "out"], 1),
+        (["pretrain", "none", "--train", __file__, "--output", "out"], 1),
+        (["pretrain", "none", "--train", __file__, "--output", "out", "--epochs", "-1"], 1),
+        (["types", "none.txt", "out.txt"], 1),
+        (["change", "none.txt", "none.txt"], 1),
+        (["geometry", "none.txt"], 1),
+        (["show", "word", "--text", "none.txt"], 1),
+    ],
+)
+def test_help_and_wrong_arguments_import_nothing_heavy(arguments: list[str], code: int):
+    program = f"""
+import sys
+from elmo_hf.cli import app
+try:
+    app({arguments!r})
+except SystemExit as end:
+    print(end.code, sorted({HEAVY} & sys.modules.keys()))
+"""
+    assert python(program).splitlines()[-1] == f"{code} []"
+
+
+def test_every_name_is_there_and_no_other():
+    for name in elmo_hf.__all__:
+        assert getattr(elmo_hf, name).__name__ == name
+    assert set(elmo_hf.__all__) <= set(dir(elmo_hf))
+    with pytest.raises(AttributeError, match="module 'elmo_hf' has no attribute 'ElmoForNothing'"):
+        _ = elmo_hf.ElmoForNothing
