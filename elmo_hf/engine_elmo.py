@@ -8,6 +8,7 @@ weights in an order that is read faster ([`RecurrentWeights`]). Each belongs to 
 from and is used only while these hold the same bits, see [`WeightRecord`].
 """
 
+import copy
 import os
 import platform
 import threading
@@ -666,6 +667,59 @@ def _are_known(layers: Iterable[nn.Module]) -> bool:
     return all(_KNOWN_FORWARDS.get(type(layer)) is type(layer).forward for layer in layers)
 
 
+# --- Sixteen bits ---------------------------------------------------------------------------------------------------
+
+
+class Float32Bilm(_RecordKeeper):
+    """
+    A copy in float32 of the modules of a biLM in 16 bits, for a CPU without instructions for these: it would emulate
+    them, two to four times as slowly. Every 16-bit float is one of float32, so that the copy has the same weights;
+    word vectors, gates, cells and sums are not rounded to 16 bits on their way.
+    """
+
+    def modules(self, character_encoder: Any, encoder: Any, num_sentences: int) -> tuple[Any, Any]:
+        """The copies, or the modules themselves where they are to compute in what they are."""
+        parameters = [*character_encoder.parameters(), *encoder.parameters()]
+        layers = [*encoder.forward_layers, *encoder.backward_layers]
+        dtypes = {parameter.dtype for parameter in parameters}
+        if (
+            len(dtypes) != 1
+            or not is_emulated(*dtypes)
+            or not _can_be_recorded(parameters)
+            or not runs_plainly(*parameters)
+            or torch.is_autocast_enabled("cpu")
+            or needs_gradient(*parameters)
+            or not _are_known(layers)
+            or not is_undisturbed(encoder)
+            or (description := _describe(character_encoder)) is None
+        ):
+            self._entry = None
+            return character_encoder, encoder
+        entry = self._entry
+        if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
+            entry = self._entry = None
+            # What is made in inference mode would count no changes.
+            with torch.inference_mode(False), torch.no_grad():
+                copies = tuple(copy.deepcopy(module).float() for module in (character_encoder, encoder))
+            entry = self._entry = WeightRecord(parameters), description, copies
+        wide_character_encoder, wide_encoder = entry[2]
+        wide_encoder.train(encoder.training)
+        wide_encoder.dropout.p = encoder.dropout.p
+        wide_layers = [*wide_encoder.forward_layers, *wide_encoder.backward_layers]
+        for wide, layer in zip(wide_layers, layers, strict=True):
+            wide.clips, wide.add_skip = layer.clips, layer.add_skip
+        return wide_character_encoder, wide_encoder
+
+
+def is_emulated(dtype: torch.dtype) -> bool:
+    """Whether products in 16 bits are slower than those in float32 on this CPU."""
+    if dtype not in (torch.bfloat16, torch.float16) or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    # oneDNN says that it supports bfloat16 where it emulates it.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if dtype == torch.bfloat16 else ()
+    return not any(getattr(torch.cpu, name, bool)() for name in names)
+
+
 # --- Directions -----------------------------------------------------------------------------------------------------
 
 
@@ -687,6 +741,11 @@ def multiplies_directions_together(encoder: Any, num_sentences: int) -> bool:
         and runs_plainly(*parameters)
         and _are_known(layers)
         and not any(layer.gradient_checkpointing for layer in layers)
+        # What somebody has set for one direction alone.
+        and all(
+            (ahead.clips, ahead.add_skip) == (behind.clips, behind.add_skip)
+            for ahead, behind in zip(encoder.forward_layers, encoder.backward_layers, strict=True)
+        )
         and is_undisturbed(encoder)
     )
 

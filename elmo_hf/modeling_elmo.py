@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from .character_encoder_elmo import ElmoCharacterEncoder
 from .configuration_elmo import BEGIN_SENTENCE, END_SENTENCE, WORD_VOCABULARY_START, ElmoConfig
 from .engine_elmo import (
+    Float32Bilm,
     PreparedProducts,
     RecurrentWeights,
     check_range,
@@ -354,6 +355,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """
         self.base_model.character_encoder.word_vectors.clear()
         self.base_model.encoder.recurrent_weights.clear()
+        self.base_model.float32_bilm.clear()
 
     def freeze_bilm(self):
         """
@@ -480,6 +482,7 @@ class ElmoModel(ElmoPreTrainedModel):
         num_mixes = config.num_output_representations if num_mixes is None else num_mixes
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(num_mixes))
         self.dropout = nn.Dropout(config.dropout)
+        self.float32_bilm = Float32Bilm()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -553,10 +556,10 @@ class ElmoModel(ElmoPreTrainedModel):
     ) -> ReadSentences:
         """Runs the biLM; arguments as in `forward`."""
         mask, leading_shape = self._word_mask(input_ids, attention_mask, inputs_embeds)
-        word_vectors, word_rows = self._word_vectors(input_ids, inputs_embeds, mask)
+        bilm = self._modules_that_compute(len(mask))
+        word_vectors, word_rows = self._word_vectors(bilm[0], input_ids, inputs_embeds, mask)
         packed_words = pack_words(mask, word_rows, self.config.keep_sentence_boundaries, keeps_shapes(mask))
-        lstm_states = self._initial_states(lstm_states, len(mask), word_vectors)
-        layers, lstm_states = self.encoder(word_vectors, packed_words, lstm_states)
+        layers, lstm_states = self._encode(bilm[1], word_vectors, packed_words, lstm_states, len(mask))
         return ReadSentences(layers, lstm_states, packed_words, mask, leading_shape)
 
     def read_streams(
@@ -584,10 +587,11 @@ class ElmoModel(ElmoPreTrainedModel):
         mask, _ = self._word_mask(both, None, None)
         if not mask.all():
             raise ValueError("Streams must be without padding, had rows of zeros in `input_ids`.")
-        word_vectors, word_rows = self._word_vectors(both, None, mask)
         batch, words = input_ids.shape[:2]
-        lstm_states = self._initial_states(lstm_states, batch, word_vectors)
-        return self.encoder(word_vectors, pack_streams(*word_rows.view(2, batch, words)), lstm_states)
+        bilm = self._modules_that_compute(batch)
+        word_vectors, word_rows = self._word_vectors(bilm[0], both, None, mask)
+        packed_words = pack_streams(*word_rows.view(2, batch, words))
+        return self._encode(bilm[1], word_vectors, packed_words, lstm_states, batch)
 
     def set_initial_state(self, lstm_states: tuple[Tensor, Tensor]):
         """
@@ -638,18 +642,45 @@ class ElmoModel(ElmoPreTrainedModel):
             mask = mask & (attention_mask != 0).to(mask.device)
         return mask.reshape(shape[:-1].numel(), shape[-1]), shape[:-1]
 
+    def _modules_that_compute(self, num_sentences: int) -> "tuple[ElmoCharacterEncoder, ElmoEncoder]":
+        """Those of the model, or copies of higher precision where that is faster."""
+        return self.float32_bilm.modules(self.character_encoder, self.encoder, num_sentences)
+
+    def _encode(
+        self,
+        encoder: ElmoEncoder,
+        word_vectors: Tensor,
+        packed_words: PackedWords,
+        lstm_states: tuple[Tensor, Tensor] | None,
+        batch: int,
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+        """What `encoder` gives, in the precision of the model."""
+        layers, (hidden, cell) = encoder(
+            word_vectors, packed_words, self._initial_states(lstm_states, batch, word_vectors)
+        )
+        if encoder is not self.encoder:
+            dtype = self.encoder.forward_layers[0].bias.dtype
+            layers, hidden, cell = [layer.to(dtype) for layer in layers], hidden.to(dtype), cell.to(dtype)
+        return layers, (hidden, cell)
+
     def _word_vectors(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, mask: Tensor
+        self,
+        character_encoder: ElmoCharacterEncoder,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """
         Returns the (rows, projection_dim) table of word vectors, boundaries first, and the (batch, words) row of each
         word in it.
         """
         if input_ids is not None:
-            return encode_words(self.character_encoder, input_ids.flatten(0, -2), mask)
-        boundaries = self.character_encoder.embeddings(self.character_encoder.boundary_ids(mask.device))
+            return encode_words(character_encoder, input_ids.flatten(0, -2), mask)
+        if character_encoder is not self.character_encoder:
+            inputs_embeds = inputs_embeds.float()
+        boundaries = character_encoder.embeddings(character_encoder.boundary_ids(mask.device))
         character_embeds = torch.cat([boundaries.to(inputs_embeds), inputs_embeds.flatten(0, -3)])
-        vectors = self.character_encoder(character_embeds=character_embeds)
+        vectors = character_encoder(character_embeds=character_embeds)
         return vectors, torch.arange(2, len(vectors), device=mask.device).view_as(mask)
 
     def _initial_states(
