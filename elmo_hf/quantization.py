@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .lstm_elmo import LstmProducts, LstmWeights, lstm_in_place
 from .modeling_elmo import ElmoPreTrainedModel
 
-# Without AVX-512 VNNI the kernel adds pairs of products in 16 bits; 7-bit activations cannot overflow there.
-REDUCE_RANGE = True
+# Without VNNI the kernel adds pairs of products in 16 bits; 7-bit activations cannot overflow there. All 8 bits round
+# with two thirds of the error.
+REDUCE_RANGE = not getattr(torch.cpu, "_is_vnni_supported", bool)()
 
 
 class Int8Linear(nn.Module):
