@@ -37,12 +37,25 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool):
+    if is_asked:
+        from . import __version__
+
+        typer.echo(f"elmo-hf {__version__}")
+        raise typer.Exit
 
 
 # Without it, typer would take a program of one command for that command.
 @app.callback()
-def main():
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+):
     pass
 
 
@@ -678,6 +691,9 @@ _OPTIONS = {
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        # Whoever read the output has read enough, `| head` for example; typer ends without a word.
+        raise
     # The last is what a full disk looks like to safetensors.
     except (ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
         message = " ".join(str(error).split())

@@ -3,6 +3,7 @@
 import importlib
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
+import elmo_hf
 from elmo_hf import ElmoModel
 from elmo_hf.cli import app
 
@@ -36,6 +38,21 @@ def test_convert_prints_bars_a_summary_and_the_next_steps(reference_dir: Path, t
     for step in ("Reading", "Writing", "Verifying", "Hashing"):
         assert f"{step:<9} 100% |" in err
     assert ElmoModel.from_pretrained(tmp_path / "elmo-tiny").config.cell_size == 64
+
+
+def test_version_and_short_help():
+    assert run("--version") == (0, f"elmo-hf {elmo_hf.__version__}\n", "")
+    assert run("-h")[1] == run("--help")[1]
+    assert run("embed", "-h")[1] == run("embed", "--help")[1]
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("The river bank was muddy .\n" * 2000)
+    command = f"{sys.executable} -m elmo_hf perplexity --words {tmp_path / 'text.txt'} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("The\t")
+    assert "Traceback" not in done.stderr
+    assert "elmo-hf:" not in done.stderr
 
 
 def test_export_gives_the_converted_file_back(reference_model_dir: Path, reference_dir: Path, tmp_path: Path):
