@@ -34,6 +34,7 @@ HEAVY = (
     "test_any_sequence_of_steps_leaves",
     "test_it_loads_in_a_new_process",
     "test_of_eight_conversions_into_one_folder",
+    "test_the_auto_classes_know_elmo_in_whatever_order",
     "test_the_language_model_is_exported_and_compiled",
     "test_the_module_trains_like_the_command",
     "test_two_processes_train_together",
