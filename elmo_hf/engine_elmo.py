@@ -679,6 +679,9 @@ class Float32Bilm(_RecordKeeper):
 
     def modules(self, character_encoder: Any, encoder: Any, num_sentences: int) -> tuple[Any, Any]:
         """The copies, or the modules themselves where they are to compute in what they are."""
+        if torch.compiler.is_compiling():
+            # It would take what is forgotten here for a part of the computation.
+            return character_encoder, encoder
         parameters = [*character_encoder.parameters(), *encoder.parameters()]
         layers = [*encoder.forward_layers, *encoder.backward_layers]
         dtypes = {parameter.dtype for parameter in parameters}
