@@ -33,7 +33,7 @@ from .released import released
 from .sentence_files import Sentence, SentenceFiles
 from .small_model import default_model_path
 from .tokenization_elmo import ElmoTokenizer
-from .vector_files import EmbeddedSentences, SplitSentence, bytes_of, kind_of_vectors
+from .vector_files import DTYPES, EmbeddedSentences, SplitSentence, bytes_of, kind_of_vectors
 
 # Called with the words that were embedded or skipped since the last time.
 Progress = Callable[[int], None]
@@ -177,6 +177,8 @@ def embed_in_memory(
     """
     choice = embedder.selection(layers)
     check_pooling(pooling)
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {dtype}.")
     run = _Run(embedder, choice, pooling, getattr(torch, dtype))
     return run.block(list(_numbered(sentences, embedder.tokenizer)))
 

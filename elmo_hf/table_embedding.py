@@ -31,6 +31,9 @@ class EmbedTable:
         device: as [`load_embedder`] takes it.
         threads: of PyTorch in each process; where there is a process for each core, one is fastest. What is set
             there when absent.
+
+    Raises:
+        ValueError: an argument is impossible; those that only the model can tell, at the first batch.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class EmbedTable:
         device: str | None = None,
         threads: int | None = None,
     ):
+        if dtype not in ("float32", "float16"):
+            raise ValueError(f"`dtype` must be float32 or float16 in a table, was: {dtype}.")
         self.model, self.column, self.layers, self.pooling, self.dtype = model, column, layers, pooling, dtype
         self.batch_size, self.device, self.threads = batch_size, device, threads
         self._embedder: Any = None

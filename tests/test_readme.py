@@ -1,7 +1,12 @@
-"""The README's example runs as it stands and prints what the README says."""
+"""What README and docs print runs as it stands, and their links lead somewhere."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 from tests.interpreter import Interpreter
 
@@ -33,3 +38,44 @@ def test_every_checkpoint_of_the_readme_has_a_card():
     linked = set(re.findall(r"\(model_cards/(.*?)\.md\)", text))
 
     assert linked == {card.stem for card in (ROOT / "model_cards").glob("*.md")}
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model_cards/*.md"), *ROOT.glob("conversion/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_are_there(page: Path):
+    for target in re.findall(r"\]\(([^)#]*(?:#[^)]*)?)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = target.partition("#")
+        if "://" in path:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def test_what_migrating_prints_runs(
+    reference_dir: Path, reference_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copy(reference_dir / "options.json", tmp_path)
+    shutil.copy(reference_dir / "lm_weights.hdf5", tmp_path / "weights.hdf5")
+    shutil.copytree(reference_model_dir, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert len(blocks) == 3
+    found: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, found)
+    assert found["vectors"].shape == (3, 3, 32)
+    assert found["word_emb"].shape == (2, 6, 16)
+    assert found["lstm_outputs1"].shape == found["lstm_outputs2"].shape == found["elmo"].shape == (2, 6, 32)
+    expected = torch.stack([found["elmo"][0].mean(0), found["elmo"][1, :5].mean(0)])
+    torch.testing.assert_close(found["default"], expected)

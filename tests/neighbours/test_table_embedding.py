@@ -73,3 +73,7 @@ def test_what_is_wrong_with_a_table_is_told():
         EmbedTable()({"other": ["a"]})
     with pytest.raises(ValueError, match="The rows must have no column words, which is made here"):
         EmbedTable()({"text": ["a"], "words": [["a"]]})
+    with pytest.raises(ValueError, match="`dtype` must be float32 or float16 in a table, was: bfloat16"):
+        EmbedTable(dtype="bfloat16")
+    with pytest.raises(ValueError, match="`layers` must be one of mix"):
+        EmbedTable(layers="none")({"text": ["a"]})
