@@ -1,10 +1,11 @@
 """
 ELMo as a first-class citizen of the Hugging Face ecosystem.
 
-`import elmo_hf` costs next to nothing: what it exports is imported when it is first used, and the Auto classes of
-transformers learn of ELMo when they are imported, before or after.
+`import elmo_hf` makes ELMo known to the Auto classes of transformers; the command `elmo-hf` does so when it needs a
+model.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ _MODULES = {
     "quantize": "quantization",
 }
 
-register()
+if "elmo_hf_command" not in sys.modules:
+    register()
 
 
 def __getattr__(name: str) -> Any:

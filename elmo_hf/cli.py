@@ -440,6 +440,9 @@ def _import_quietly():
     """PyTorch and transformers, whose bars would run through ours."""
     from transformers.utils import logging
 
+    from .registration import register
+
+    register()
     logging.disable_progress_bar()
 
 

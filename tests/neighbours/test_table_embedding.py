@@ -1,6 +1,7 @@
 """`EmbedTable` in `datasets.map`: with dicts and with arrow tables, in one process and in two."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,16 @@ def test_what_is_wrong_with_a_table_is_told():
         EmbedTable(dtype="bfloat16")
     with pytest.raises(ValueError, match="`layers` must be one of mix"):
         EmbedTable(layers="none")({"text": ["a"]})
+
+
+def test_the_lines_of_the_page_run(embedder: ElmoEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = Path(__file__).resolve().parents[2] / "docs" / "corpus.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "news.txt").write_text("The river bank was muddy.\nYes\n", encoding="utf-8")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    expected = list(embedder.embed(["The river bank was muddy.", "Yes"]))
+    for row, vectors in zip(found["dataset"], expected, strict=True):
+        np.testing.assert_allclose(np.array(row["vectors"]), vectors, rtol=0, atol=1e-6)
