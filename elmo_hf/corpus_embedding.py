@@ -26,7 +26,7 @@ from .batching import BATCH_SIZE, as_words, run_in_batches, windows_of
 from .checkpoints.conversion import convert_checkpoint
 from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
 from .downloads import cache_folder
-from .embedding import Choice, ElmoEmbedder, Layers, check_pooling, pooled
+from .embedding import Choice, ElmoEmbedder, Layers, are_several, check_pooling, pooled
 from .files import PathLike, atomic_file, signals_as_exceptions
 from .modeling_elmo import ElmoModel
 from .released import released
@@ -138,12 +138,11 @@ def embed_sentences_to_file(
         "model": _sum_of_model(embedder),
         "tokenizer": [embedder.tokenizer.word_splitter, embedder.tokenizer.max_characters_per_token],
     }
-    has_layers = layers == "all" or isinstance(layers, list | tuple)
     run = _Run(embedder, choice, pooling, getattr(torch, dtype), window, overlap, carry_state)
     num_sentences = num_words = num_skipped = 0
     with atomic_file(output, overwrite=overwrite) as whole, signals_as_exceptions():
         parts = Parts(Path(f"{output}.parts"), settings)
-        with kind(whole, has_layers, pooling is not None) as file:
+        with kind(whole, are_several(layers), pooling is not None) as file:
             for number, part in enumerate(_parts(sentences, embedder, shard)):
                 words = sum(len(sentence.words) for sentence in part)
                 num_sentences, num_words = num_sentences + len(part), num_words + words

@@ -274,6 +274,11 @@ def _layer(number: int, outputs: Any) -> Tensor:
     return outputs.hidden_states[number]
 
 
+def are_several(layers: Layers) -> bool:
+    """Whether vectors of these layers have an axis of layers."""
+    return layers == "all" or (isinstance(layers, Sequence) and not isinstance(layers, str))
+
+
 def check_pooling(pooling: str | None):
     """Raises a ValueError for what is no pooling."""
     if pooling not in (None, "mean", "max"):

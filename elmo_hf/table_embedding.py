@@ -6,7 +6,7 @@ import torch
 
 from .batching import BATCH_SIZE
 from .corpus_embedding import embed_in_memory, load_embedder
-from .embedding import Layers
+from .embedding import Layers, are_several
 from .files import PathLike
 from .vector_files import arrow, arrow_columns
 
@@ -73,7 +73,7 @@ class EmbedTable:
         if self.column not in names:
             raise ValueError(f"`column` must be one of {', '.join(names)}, was: {self.column}.")
         sentences = rows[self.column].to_pylist() if is_table else list(rows[self.column])
-        columns = arrow_columns(self._embedded(sentences), self._has_layers)
+        columns = arrow_columns(self._embedded(sentences), are_several(self.layers))
         if there := sorted(columns.keys() & set(names)):
             raise ValueError(f"The rows must have no column {there[0]}, which is made here.")
         if is_table:
@@ -88,7 +88,3 @@ class EmbedTable:
                 torch.set_num_threads(self.threads)
             self._embedder = load_embedder(self.model, self.batch_size, self.device)
         return embed_in_memory(self._embedder, sentences, self.layers, self.pooling, self.dtype)
-
-    @property
-    def _has_layers(self) -> bool:
-        return self.layers == "all" or isinstance(self.layers, list | tuple)

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from .batching import as_words, run_in_batches
-from .embedding import Choice, ElmoEmbedder, Layers
+from .embedding import Choice, ElmoEmbedder, Layers, are_several
 from .files import PathLike, atomic_file
 from .sentence_files import Sentence
 
@@ -70,7 +70,7 @@ def type_vectors(
 
 
 def _single(embedder: ElmoEmbedder, layers: Layers) -> Choice:
-    if layers == "all" or (isinstance(layers, Sequence) and not isinstance(layers, str)):
+    if are_several(layers):
         raise ValueError(f"`layers` must give one vector per word, was: {layers!r}.")
     return embedder.selection(layers)
 
