@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from elmo_hf import ElmoModel
 from elmo_hf.engine_elmo import multiply, onednn_works, packed_product, run_in_threads, transposed_product
-from elmo_hf.lstm_elmo import INPUT_SLICE
+from elmo_hf.lstm_kernels_elmo import INPUT_SLICE
 
 Product = Callable[[Tensor], Tensor]
 

@@ -34,6 +34,9 @@ class ElmoCharConvolution(nn.Conv1d):
 
     def forward(self, character_embeds: Tensor) -> Tensor:
         """(words, char_embedding_dim, characters) -> (words, filters, windows), as `nn.Conv1d`."""
+        if torch.compiler.is_compiling():
+            # Inductor's gradient of `unfold` writes outside of its memory (PyTorch 2.13).
+            return super().forward(character_embeds)
         (width,) = self.kernel_size
         # (words, windows, width, char_embedding_dim)
         windows = character_embeds.unfold(2, width, 1).permute(0, 2, 3, 1)
@@ -117,7 +120,5 @@ class ElmoCharacterEncoder(nn.Module):
 
     def boundary_ids(self, device: torch.device) -> Tensor:
         """(2, ids) of `<S>` and `</S>`."""
-        ids = torch.full((2, self.ids_per_word), self.fill_character, device=device)
-        for row, boundary in zip(ids, self.boundaries, strict=True):
-            row[: len(boundary)] = torch.tensor(boundary, device=device)
-        return ids
+        fill = [self.fill_character] * self.ids_per_word
+        return torch.tensor([[*ids, *fill[len(ids) :]] for ids in self.boundaries], device=device)

@@ -495,8 +495,8 @@ def linear(module: nn.Module, inputs: Tensor) -> Tensor:
     """`module(inputs)` of (rows, in_features), as [`multiply`] for few rows if the module is a plain `nn.Linear`."""
     if (
         type(module) is nn.Linear
-        and len(inputs) <= FEW_ROWS
         and runs_plainly(inputs, module.weight)
+        and len(inputs) <= FEW_ROWS
         and is_large(module.weight)
         and inputs.dtype == module.weight.dtype
         and not needs_gradient(inputs, *module.parameters())

@@ -7,6 +7,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from .configuration_elmo import ElmoConfig
+from .engine_elmo import keeps_shapes
+from .lstm_elmo import lstm
+from .lstm_kernels_elmo import Clips, LstmWeights
+from .packing_elmo import words_first
 from .softmax_elmo import at_least_float32
 
 
@@ -19,6 +23,9 @@ class ElmoHeadLstm(nn.Module):
 
     def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
         """(..., words, hidden_size), (..., words) -> (..., words, 2 * head_lstm_size), zeros at padding."""
+        if keeps_shapes(mask):
+            outputs = self._run_padded(hidden_states.flatten(0, -3), mask.flatten(0, -2))
+            return outputs.reshape(*mask.shape, outputs.shape[-1])
         lengths = [length for length in mask.sum(-1).flatten().tolist() if length > 0]
         outputs = hidden_states.new_zeros(*mask.shape, 2 * self.lstm.hidden_size)
         if not lengths:
@@ -30,6 +37,31 @@ class ElmoHeadLstm(nn.Module):
         with torch.autocast("cpu", enabled=False):
             words = torch.cat(unpack_sequence(self.lstm(sentences)[0]))
         return outputs.to(words.dtype).masked_scatter(mask.unsqueeze(-1), words)
+
+    def _run_padded(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
+        """The same of (batch, words, hidden_size) and (batch, words), without a shape that depends on the values."""
+        batch, width = mask.shape
+        columns, lengths = words_first(mask), mask.sum(1)
+        step = torch.arange(width, device=mask.device)
+        # Reversing a sentence is its own inverse.
+        backward_step = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
+        size, dtype = self.lstm.hidden_size, next(self.lstm.parameters()).dtype
+        hidden_states = hidden_states.to(dtype)
+        # A layer of ours projects what it gives.
+        identity = torch.eye(size, dtype=dtype, device=mask.device)
+        directions = []
+        for suffix, order in (("", columns), ("_reverse", columns.gather(1, backward_step))):
+            weight_ih, weight_hh, *biases = (
+                getattr(self.lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            # (words * batch, hidden_size), time-major
+            inputs = hidden_states.take_along_dim(order.unsqueeze(-1), 1).transpose(0, 1).flatten(0, 1)
+            state = inputs.new_zeros(batch, size)
+            weights = LstmWeights(weight_ih, weight_hh, sum(biases), identity)
+            outputs, _, _ = lstm(inputs, state, state, [], weights, Clips(None, None), lengths)
+            outputs = outputs.unflatten(0, (width, batch)).transpose(0, 1)
+            directions.append(torch.zeros_like(outputs).scatter(1, order.unsqueeze(-1).expand_as(outputs), outputs))
+        return torch.where(mask.unsqueeze(-1), torch.cat(directions, dim=-1), 0.0)
 
 
 def pool(features: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -36,7 +36,8 @@ from .engine_elmo import (
     run_directions,
 )
 from .head_parts_elmo import ElmoHeadLstm, cross_entropy, divided, pool, positions_of_words
-from .lstm_elmo import Clips, LstmWeights, lstm
+from .lstm_elmo import lstm
+from .lstm_kernels_elmo import Clips, LstmWeights
 from .packing_elmo import PackedWords, pack_streams, pack_words
 from .pipelines_elmo import teach_pipelines
 from .softmax_elmo import ElmoSoftmax, at_least_float32
@@ -77,9 +78,9 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
 
     def weights(self) -> LstmWeights:
         """The weights as the layer multiplies with them."""
-        offset = torch.zeros_like(self.bias)
-        offset[self.cell_size : 2 * self.cell_size] = FORGET_BIAS
-        return LstmWeights(self.weight_ih, self.weight_hh, self.bias + offset, self.weight_hr)
+        input_gate, forget_gate, others = self.bias.tensor_split((self.cell_size, 2 * self.cell_size))
+        bias = torch.cat([input_gate, forget_gate + FORGET_BIAS, others])
+        return LstmWeights(self.weight_ih, self.weight_hh, bias, self.weight_hr)
 
     def forward(
         self,
@@ -556,10 +557,10 @@ class ElmoModel(ElmoPreTrainedModel):
     ) -> ReadSentences:
         """Runs the biLM; arguments as in `forward`."""
         mask, leading_shape = self._word_mask(input_ids, attention_mask, inputs_embeds)
-        bilm = self._modules_that_compute(len(mask))
+        bilm = self._modules_that_compute(mask.shape[0])
         word_vectors, word_rows = self._word_vectors(bilm[0], input_ids, inputs_embeds, mask)
         packed_words = pack_words(mask, word_rows, self.config.keep_sentence_boundaries, keeps_shapes(mask))
-        layers, lstm_states = self._encode(bilm[1], word_vectors, packed_words, lstm_states, len(mask))
+        layers, lstm_states = self._encode(bilm[1], word_vectors, packed_words, lstm_states, mask.shape[0])
         return ReadSentences(layers, lstm_states, packed_words, mask, leading_shape)
 
     def read_streams(
@@ -585,12 +586,13 @@ class ElmoModel(ElmoPreTrainedModel):
             )
         both = torch.stack([input_ids, backward_input_ids])
         mask, _ = self._word_mask(both, None, None)
-        if not mask.all():
+        if not keeps_shapes(mask) and not mask.all():
             raise ValueError("Streams must be without padding, had rows of zeros in `input_ids`.")
         batch, words = input_ids.shape[:2]
         bilm = self._modules_that_compute(batch)
         word_vectors, word_rows = self._word_vectors(bilm[0], both, None, mask)
-        packed_words = pack_streams(*word_rows.view(2, batch, words))
+        forward_rows, backward_rows = word_rows.view(2, batch, words)
+        packed_words = pack_streams(forward_rows, backward_rows, keeps_shapes(mask))
         return self._encode(bilm[1], word_vectors, packed_words, lstm_states, batch)
 
     def set_initial_state(self, lstm_states: tuple[Tensor, Tensor]):
@@ -640,7 +642,7 @@ class ElmoModel(ElmoPreTrainedModel):
                     f"{tuple(attention_mask.shape)}."
                 )
             mask = mask & (attention_mask != 0).to(mask.device)
-        return mask.reshape(shape[:-1].numel(), shape[-1]), shape[:-1]
+        return mask.flatten(0, -2), shape[:-1]
 
     def _modules_that_compute(self, num_sentences: int) -> "tuple[ElmoCharacterEncoder, ElmoEncoder]":
         """Those of the model, or copies of higher precision where that is faster."""
@@ -681,7 +683,7 @@ class ElmoModel(ElmoPreTrainedModel):
         boundaries = character_encoder.embeddings(character_encoder.boundary_ids(mask.device))
         character_embeds = torch.cat([boundaries.to(inputs_embeds), inputs_embeds.flatten(0, -3)])
         vectors = character_encoder(character_embeds=character_embeds)
-        return vectors, torch.arange(2, len(vectors), device=mask.device).view_as(mask)
+        return vectors, torch.arange(2, mask.numel() + 2, device=mask.device).view_as(mask)
 
     def _initial_states(
         self, lstm_states: tuple[Tensor, Tensor] | None, batch: int, like: Tensor
@@ -839,14 +841,17 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         packed_words, mask = sentences.packed_words, sentences.mask
         features, targets = self._neighbours(sentences, labels)
         first, second = packed_words.consecutive()
+        rows, num_rows, num_slots = packed_words.rows(), mask.shape[0], packed_words.num_slots
         ends = []
         for half, words, positions in zip(features, targets, (second, first), strict=True):
             values = -self.softmax.loss(half, words)
-            # Of words, their places in the output; of boundaries, a place for each row behind them.
-            slots, rows = packed_words.slots[positions], packed_words.rows()[positions]
-            slots = torch.where(slots < packed_words.num_slots, slots, packed_words.num_slots + rows)
-            places = values.new_zeros(packed_words.num_slots + len(mask)).index_copy(0, slots, values)
-            ends.append(places.split([packed_words.num_slots, len(mask)]))
+            # Of words, their places in the output; of boundaries, one for each row behind them; of padding, the end.
+            slots = packed_words.slots[positions]
+            slots = torch.where(slots < num_slots, slots, num_slots + rows[positions])
+            if packed_words.valid is not None:
+                slots = torch.where(packed_words.valid[second], slots, num_slots + num_rows)
+            places = values.new_zeros(num_slots + num_rows + 1).index_copy(0, slots, values)
+            ends.append(places.split([num_slots, num_rows, 1])[:2])
         (ahead, end), (behind, begin) = ends
         return WordLogProbabilities(ahead.view(mask.shape), behind.view(mask.shape), end, begin, sentences.lstm_states)
 
@@ -926,7 +931,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         losses = (self.softmax.sampled_loss if sampled else self.softmax.loss)(
             self.dropout(torch.cat(features)), words
         )
-        sums = [half.sum() for half in losses.split(list(map(len, targets)))]
+        sums = [half.sum() for half in losses.split([half.shape[0] for half in targets])]
         return tuple(total / (half >= 0).sum().clamp(min=1) for total, half in zip(sums, targets, strict=True))
 
 

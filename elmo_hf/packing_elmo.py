@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Rows of the table of word vectors that hold the sentence boundaries; the words of the batch follow.
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, FIRST_WORD = 0, 1, 2
@@ -21,7 +22,8 @@ class PackedWords:
     starts at each sentence's own `</S>`. `N` is the number of positions of all sentences together.
 
     Attributes:
-        batch_sizes: sentences that are still running at each step, never increasing. Sums to `N`.
+        batch_sizes: sentences that are still running at each step, never increasing. Sums to `N`. Empty where all
+            sentences are laid out as long as the longest one, see `lengths`.
         sorted_rows: (batch,) the row of the batch that each running sentence is.
         forward_words: (N,) for each position in forward order, its row in the table of word vectors.
         backward_words: (N,) the same in backward order.
@@ -29,8 +31,8 @@ class PackedWords:
         slots: (N,) for each position in forward order, its place in the flattened output; `num_slots` is a place
             that is thrown away.
         num_slots: places in the flattened output, `width` for each row of the batch.
-        lengths: (batch,) sentence lengths with boundaries, in the order of `sorted_rows`, when the positions include
-            padding that must not reach the final state; else `None`.
+        lengths: (batch,) sentence lengths with boundaries when each of `N / batch` steps has a position for each row
+            of the batch, padding included, which must not reach the final state; else `None`.
         valid: (N,) which positions are no padding, or `None` when all are.
     """
 
@@ -52,7 +54,11 @@ class PackedWords:
 
     def consecutive(self) -> tuple[Tensor, Tensor]:
         """(N - batch,) positions in forward order of the first and of the second of each two neighbours."""
-        second = torch.arange(len(self.sorted_rows), sum(self.batch_sizes), device=self.slots.device)
+        # Not `len`, which exporters take for a constant.
+        batch = self.sorted_rows.shape[0]
+        second = torch.arange(batch, self.slots.shape[0], device=self.slots.device)
+        if self.lengths is not None:
+            return second - batch, second
         # A sentence stands one step's running sentences further on at the next step.
         distances = [second.new_full((running,), before) for before, running in pairwise(self.batch_sizes)]
         return (second - torch.cat(distances) if distances else second), second
@@ -63,6 +69,8 @@ class PackedWords:
 
     def rows(self) -> Tensor:
         """(N,) the row of the batch for each position in forward order."""
+        if self.lengths is not None:
+            return self.sorted_rows.expand(self.slots.shape[0] // self.sorted_rows.shape[0], -1).flatten()
         return torch.cat([self.sorted_rows[:running] for running in self.batch_sizes])
 
 
@@ -84,43 +92,41 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
     lengths = num_words + 2
     rows = torch.arange(batch, device=device)
 
-    # Words first, in their order: (batch, width) column of the k-th word, then of the padding.
-    columns = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
-    if static_shapes:
-        steps, sorted_rows, batch_sizes = width + 2, rows, [batch] * (width + 2)
-    else:
-        steps, sorted_rows, batch_sizes = _longest_first(lengths)
+    # One more, so that any step finds a column.
+    columns = F.pad(words_first(mask), (0, 1))
 
-    # All (N,): the step, the row of the batch and its length at each position in forward order.
+    batch_sizes: list[int] = []
+    # (N,) the step, and the place of the row among those that run, at each position in forward order
     if static_shapes:
-        step = torch.arange(steps, device=device).repeat_interleave(batch)
-        rank = rows.repeat(steps)
+        sorted_rows = rows
+        step = torch.arange(width + 2, device=device)[:, None].expand(-1, batch).flatten()
+        rank = rows.expand(width + 2, -1).flatten()
     else:
+        batch_sizes, sorted_rows = longest_first(lengths)
+        offsets = _step_offsets(batch_sizes, device)
         step = torch.repeat_interleave(torch.tensor(batch_sizes, dtype=torch.long, device=device))
-        rank = torch.arange(len(step), device=device) - _step_offsets(batch_sizes, device)[step]
+        rank = torch.arange(len(step), device=device) - offsets[step]
+    # (N,) the row of the batch and its length
     row = sorted_rows[rank]
     length = lengths[row]
-    valid = step < length if static_shapes else None
     backward_step = length - 1 - step
-    if valid is not None:
+    if static_shapes:
+        valid = step < length
         backward_step = torch.where(valid, backward_step, step)
+        forward_to_backward = backward_step * batch + rank
+    else:
+        valid = None
+        forward_to_backward = offsets[backward_step] + rank
 
     # The k-th word stands at step k + 1.
     is_begin, is_end = step == 0, step == length - 1
-    word = (step - 1).clamp(0, max(width - 1, 0))
-    if width > 0:
-        column = columns[row, word]
-        word_row = word_rows[row, column]
-    else:
-        column = word_row = torch.zeros_like(step)
+    column = columns[row, (step - 1).clamp(min=0)]
+    word_row = F.pad(word_rows, (0, 1))[row, column]
     forward_words = torch.where(is_begin, BEGIN_OF_SENTENCE, torch.where(is_end, END_OF_SENTENCE, word_row))
 
-    offsets = _step_offsets(batch_sizes, device)
-    forward_to_backward = offsets[backward_step] + rank
-
     if keep_sentence_boundaries:
-        first = columns[:, 0] if width > 0 else torch.zeros_like(rows)
-        last = columns.gather(1, (num_words - 1).clamp(min=0)[:, None])[:, 0] if width > 0 else first
+        first = columns[:, 0]
+        last = columns.gather(1, (num_words - 1).clamp(min=0)[:, None])[:, 0]
         # An empty sentence has its boundaries in the first two columns.
         last = torch.where(num_words > 0, last, first - 1)
         column = torch.where(is_begin, first[row], torch.where(is_end, last[row] + 2, column + 1))
@@ -149,7 +155,15 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
     )
 
 
-def pack_streams(forward_rows: Tensor, backward_rows: Tensor) -> PackedWords:
+def words_first(mask: Tensor) -> Tensor:
+    """(batch, width) -> (batch, width) the columns of the words of each row, in their order, then those of padding."""
+    is_word = mask.long()
+    places = torch.where(mask, is_word.cumsum(1), is_word.sum(1, keepdim=True) + (1 - is_word).cumsum(1)) - 1
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return torch.zeros_like(places).scatter(1, places, columns.expand_as(places))
+
+
+def pack_streams(forward_rows: Tensor, backward_rows: Tensor, static_shapes: bool) -> PackedWords:
     """
     Lays out two streams a row, each in the order in which its direction reads it: no boundaries are added, and both
     directions' outputs stay in their own order.
@@ -157,18 +171,20 @@ def pack_streams(forward_rows: Tensor, backward_rows: Tensor) -> PackedWords:
     Args:
         forward_rows: (batch, words) row of each word in the table of word vectors.
         backward_rows: (batch, words) the same for the backward direction.
+        static_shapes: as for [`pack_words`].
     """
     batch, words = forward_rows.shape
     positions = torch.arange(batch * words, device=forward_rows.device)
     return PackedWords(
-        batch_sizes=[batch] * words,
+        batch_sizes=[] if static_shapes else [batch] * words,
         sorted_rows=torch.arange(batch, device=forward_rows.device),
         forward_words=forward_rows.t().flatten(),
         backward_words=backward_rows.t().flatten(),
         forward_to_backward=positions,
         slots=positions,
-        num_slots=len(positions),
+        num_slots=batch * words,
         width=words,
+        lengths=torch.full((batch,), words, device=forward_rows.device) if static_shapes else None,
     )
 
 
@@ -195,17 +211,14 @@ def _factors(number: int) -> list[int]:
     return [generator.randrange(-(1 << 62), 1 << 62) for _ in range(number)]
 
 
-def _longest_first(lengths: Tensor) -> tuple[int, Tensor, list[int]]:
-    """Number of steps, rows by falling length and the number of running sentences at each step."""
+def longest_first(lengths: Tensor) -> tuple[list[int], Tensor]:
+    """The number of running sentences at each step, and rows by falling length."""
     sorted_lengths, sorted_rows = torch.sort(lengths, descending=True, stable=True)
     if len(lengths) == 0:
-        return 0, sorted_rows, []
+        return [], sorted_rows
     # The one copy to the host of a forward pass.
-    on_host = sorted_lengths.cpu()
-    steps = int(on_host[0])
-    running = torch.zeros(steps, dtype=torch.long)
-    running.index_add_(0, on_host - 1, torch.ones_like(on_host))
-    return steps, sorted_rows, running.flip(0).cumsum(0).flip(0).tolist()
+    of_each_length = torch.bincount(sorted_lengths.cpu())
+    return of_each_length.flip(0).cumsum(0).flip(0)[1:].tolist(), sorted_rows
 
 
 def _step_offsets(batch_sizes: list[int], device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .lstm_elmo import LstmProducts, LstmWeights, lstm_in_place
+from .lstm_kernels_elmo import LstmProducts, LstmWeights, lstm_in_place
 from .modeling_elmo import ElmoPreTrainedModel
 
 # Without VNNI the kernel adds pairs of products in 16 bits; 7-bit activations cannot overflow there. All 8 bits round

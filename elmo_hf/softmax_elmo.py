@@ -57,6 +57,11 @@ class ElmoSoftmax(nn.Module):
         Returns:
             (N,) in nats, 0 where there is no label.
         """
+        if torch.compiler.is_compiling():
+            # The number of slices would become part of the program.
+            return F.cross_entropy(
+                at_least_float32(F.linear(features, self.weight, self.bias)), labels, reduction="none"
+            )
         rows = max(1, LOGITS_PER_CHUNK // len(self.bias))
         pieces = [
             F.cross_entropy(at_least_float32(F.linear(part, self.weight, self.bias)), targets, reduction="none")

@@ -25,7 +25,8 @@ from elmo_hf import (
     engine_elmo,
     lstm_elmo,
 )
-from elmo_hf.lstm_elmo import Clips, LstmFunction, LstmWeights, lstm
+from elmo_hf.lstm_elmo import LstmFunction, lstm
+from elmo_hf.lstm_kernels_elmo import Clips, LstmWeights
 from tests.tiny import SENTENCES, character_ids, tiny_model
 
 pytestmark = [

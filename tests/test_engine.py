@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from elmo_hf import ElmoModel, engine_elmo
-from elmo_hf.lstm_elmo import Clips
+from elmo_hf.lstm_kernels_elmo import Clips
 from tests.tiny import character_ids, tiny_model, word_ids
 
 NUM_FORKS = int(os.environ.get("ELMO_HF_FORKS", "6"))

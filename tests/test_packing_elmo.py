@@ -37,7 +37,9 @@ def positions_of(packed: PackedWords, sentences: list[list[int]]) -> list[list[i
     """For each row of the batch, where the packed order has each of its steps."""
     positions: list[list[int]] = [[] for _ in sentences]
     start = 0
-    for size in packed.batch_sizes:
+    # With static shapes, every row runs in every step.
+    steps = len(packed.forward_words) // max(1, len(sentences))
+    for size in packed.batch_sizes or [len(sentences)] * steps:
         for rank, row in enumerate(packed.sorted_rows[:size].tolist()):
             if len(positions[row]) < len(sentences[row]):
                 positions[row].append(start + rank)
@@ -64,7 +66,8 @@ def test_exact_shapes_compute_no_padding_and_static_shapes_mark_it(mask: Tensor)
     assert sum(exact.batch_sizes) == num_positions == len(exact.forward_words)
     assert exact.valid is None
     assert exact.lengths is None
-    assert static.batch_sizes == [len(mask)] * (mask.shape[1] + 2)
+    assert static.batch_sizes == []
+    assert len(static.forward_words) == len(mask) * (mask.shape[1] + 2)
     assert static.valid is not None
     assert static.lengths is not None
     assert int(static.valid.sum()) == num_positions

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The recurrence of one LSTM layer with a projected, clipped output, over a packed batch, in three ways.
+
+Every tensor may have leading dimensions, such as one for the two directions, and then so has every weight. `N` is the
+number of positions, time-major, longest sentence first; `running` the number of sentences that run at a step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .engine_elmo import InputGates, PreparedProducts, Product, multiply, step_product
+
+# Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
+INPUT_SLICE = 256
+
+
+class LstmWeights(NamedTuple):
+    """Weights of a layer, gates in the order i, f, g, o; `bias` with the forget gate's constant already added."""
+
+    weight_ih: Tensor  # (..., 4 * cell_size, input_size)
+    weight_hh: Tensor  # (..., 4 * cell_size, projection_dim)
+    bias: Tensor  # (..., 4 * cell_size)
+    weight_hr: Tensor  # (..., projection_dim, cell_size)
+
+
+class Clips(NamedTuple):
+    """Bounds of the memory cell and of the projected output; `None` for no bound."""
+
+    cell: float | None
+    projection: float | None
+
+
+class LstmProducts(NamedTuple):
+    """The three products of a layer."""
+
+    inputs: Callable[[int, int], Tensor]  # gates of the positions from one to another, with the bias, to be kept
+    add_recurrent: Callable[[Tensor, Tensor], object]  # (gates, hidden): adds to the gates in place
+    projection: Product
+
+
+def layer_products(inputs: Tensor, layers: Sequence[LstmWeights], prepared: PreparedProducts | None) -> LstmProducts:
+    """The products of one layer, or of layers that run together."""
+    if len(layers) == 1:
+        (weights,) = layers
+        input_gates = InputGates(inputs, weights.weight_ih, weights.bias, prepared)
+        if prepared is not None:
+            return LstmProducts(input_gates, lambda gates, x: gates.add_(prepared.recurrent(x)), prepared.projection)
+        return LstmProducts(
+            input_gates,
+            lambda gates, x: gates.add_(multiply(x, weights.weight_hh)),
+            partial(multiply, weight=weights.weight_hr),
+        )
+    recurrent, projection = (
+        torch.stack(pair).transpose(1, 2)
+        for pair in ([layer.weight_hh for layer in layers], [layer.weight_hr for layer in layers])
+    )
+
+    def input_gates_of_each(start: int, end: int) -> Tensor:
+        # Once for many steps, so that it is not worth a copy of the weights.
+        pairs = zip(inputs[:, start:end], layers, strict=True)
+        return torch.stack([F.linear(part, layer.weight_ih, layer.bias) for part, layer in pairs])
+
+    return LstmProducts(
+        input_gates_of_each,
+        lambda gates, x: gates.add_(torch.matmul(x, recurrent)),
+        lambda x: torch.matmul(x, projection),
+    )
+
+
+def lstm_reference(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    batch_sizes: list[int],
+    weights: LstmWeights,
+    clips: Clips,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer in plain, differentiable PyTorch; arguments as for [`lstm`]."""
+    if lengths is not None and len(hidden):
+        batch_sizes = [len(hidden)] * (len(inputs) // len(hidden))
+    input_gates = F.linear(inputs, weights.weight_ih, weights.bias)
+    outputs, final_hidden, final_cell = [], [], []
+    start = 0
+    for step, running in enumerate(batch_sizes):
+        if running < len(hidden):
+            # Shorter sentences have ended.
+            final_hidden.append(hidden[running:])
+            final_cell.append(cell[running:])
+            hidden, cell = hidden[:running], cell[:running]
+        gates = input_gates[start : start + running] + F.linear(hidden, weights.weight_hh)
+        start += running
+        output, memory = lstm_cell(gates, cell, weights.weight_hr, clips)
+        outputs.append(output)
+        if lengths is not None:
+            still_running = (step < lengths)[:, None]
+            output = torch.where(still_running, output, hidden)
+            memory = torch.where(still_running, memory, cell)
+        hidden, cell = output, memory
+    final_hidden.append(hidden)
+    final_cell.append(cell)
+    packed = torch.cat(outputs) if outputs else inputs
+    return packed, torch.cat(final_hidden[::-1]), torch.cat(final_cell[::-1])
+
+
+def lstm_reference_of_each(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    batch_sizes: list[int],
+    layers: Sequence[LstmWeights],
+    clips: Clips,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `lstm_reference`, for layers that run together."""
+    results = [
+        lstm_reference(inputs[index], hidden[index], cell[index], batch_sizes, layer, clips)
+        for index, layer in enumerate(layers)
+    ]
+    outputs, final_hidden, final_cell = map(torch.stack, zip(*results, strict=True))
+    return outputs, final_hidden, final_cell
+
+
+def lstm_cell(gates: Tensor, cell: Tensor, weight_hr: Tensor, clips: Clips) -> tuple[Tensor, Tensor]:
+    """One step: (running, 4 * cell_size) gates before their non-linearities -> the output and the new cell."""
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+    memory = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+    if clips.cell is not None:
+        memory = memory.clamp(-clips.cell, clips.cell)
+    output = F.linear(torch.sigmoid(output_gate) * torch.tanh(memory), weight_hr)
+    if clips.projection is not None:
+        output = output.clamp(-clips.projection, clips.projection)
+    return output, memory
+
+
+def lstm_in_place(
+    inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], products: LstmProducts, clips: Clips
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Args:
+        inputs: (..., N, input_size).
+        hidden: (..., batch, projection_dim) initial state.
+        cell: (..., batch, cell_size) initial state.
+
+    Returns:
+        (..., N, projection_dim) outputs and both states of each sentence after its last word.
+    """
+    # Written step by step: small tensors that are kept among large ones that are not would fragment the memory.
+    outputs = inputs.new_empty(*inputs.shape[:-1], hidden.shape[-1])
+    final_hidden, cell = hidden.clone(), cell.clone()
+    size = cell.shape[-1]
+    start, before = 0, hidden.shape[-2]
+    for steps in _slices(batch_sizes):
+        end = start + sum(steps)
+        # One (..., running, 4 * cell_size) and one (..., running, projection_dim) tensor a step.
+        slice_gates = products.inputs(start, end).split(steps, dim=-2)
+        slice_outputs = outputs[..., start:end, :].split(steps, dim=-2)
+        start = end
+        for running, gates, output in zip(steps, slice_gates, slice_outputs, strict=True):
+            if running < before:
+                # Rows that have ended keep their last value.
+                final_hidden[..., running:before, :] = hidden[..., running:, :]
+                hidden, before = hidden[..., :running, :], running
+            products.add_recurrent(gates, hidden)
+            _activate(gates, size)
+            input_gate, forget_gate, candidate, output_gate = gates.split(size, dim=-1)
+            memory = cell[..., :running, :]
+            memory.mul_(forget_gate).addcmul_(input_gate, candidate)
+            if clips.cell is not None:
+                memory.clamp_(-clips.cell, clips.cell)
+            hidden = products.projection(torch.tanh(memory).mul_(output_gate))
+            if clips.projection is not None:
+                hidden.clamp_(-clips.projection, clips.projection)
+            output.copy_(hidden)
+    final_hidden[..., :before, :] = hidden
+    return outputs, final_hidden, cell
+
+
+def _slices(batch_sizes: list[int]) -> Iterator[list[int]]:
+    """Consecutive steps whose positions fit one slice, at least one step each."""
+    steps: list[int] = []
+    for running in batch_sizes:
+        if steps and sum(steps) + running > INPUT_SLICE:
+            yield steps
+            steps = []
+        steps.append(running)
+    if steps:
+        yield steps
+
+
+def _activate(gates: Tensor, size: int):
+    """Applies the non-linearities of the four gates in place."""
+    gates[..., : 2 * size].sigmoid_()
+    gates[..., 2 * size : 3 * size].tanh_()
+    gates[..., 3 * size :].sigmoid_()
+
+
+class Kept(NamedTuple):
+    """What the backward pass of a layer needs of its forward pass, besides what came in and what went out."""
+
+    gates: Tensor  # (..., N, 4 * cell_size) after their non-linearities
+    cells: Tensor  # (..., N, cell_size)
+
+
+def lstm_keeping(
+    inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], weights: LstmWeights, clips: Clips
+) -> tuple[Tensor, Tensor, Tensor, Kept]:
+    """As [`lstm`], with what [`lstm_gradients`] needs, of each step only the gates, the cell and the output."""
+    size = cell.shape[-1]
+    recurrent, projection = step_product(weights.weight_hh), step_product(weights.weight_hr)
+    # (..., N, 4 * cell_size) before, then after the non-linearities
+    gates = torch.matmul(inputs, weights.weight_ih.transpose(-1, -2)).add_(weights.bias.unsqueeze(-2))
+    cells = gates.new_empty(*gates.shape[:-1], size)
+    outputs = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
+    final_hidden, final_cell = hidden.clone(), cell.clone()
+    last_hidden, last_cell = hidden, cell
+    start = 0
+    for running in batch_sizes:
+        at = slice(start, start + running)
+        step_gates = gates[..., at, :]
+        step_gates += recurrent(last_hidden[..., :running, :])
+        _activate(step_gates, size)
+        input_gate, forget_gate, candidate, output_gate = step_gates.split(size, dim=-1)
+        memory = torch.mul(forget_gate, last_cell[..., :running, :]).addcmul_(input_gate, candidate)
+        if clips.cell is not None:
+            memory.clamp_(-clips.cell, clips.cell)
+        output = projection(torch.tanh(memory).mul_(output_gate))
+        if clips.projection is not None:
+            output.clamp_(-clips.projection, clips.projection)
+        cells[..., at, :] = memory
+        outputs[..., at, :] = output
+        final_hidden[..., :running, :] = output
+        final_cell[..., :running, :] = memory
+        last_hidden, last_cell = output, memory
+        start += running
+    return outputs, final_hidden, final_cell, Kept(gates, cells)
+
+
+def lstm_gradients(
+    gradients: Sequence[Tensor],
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    batch_sizes: list[int],
+    weights: LstmWeights,
+    clips: Clips,
+    outputs: Tensor,
+    kept: Kept,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """
+    Gradients by inputs, both initial states and the four weights, `None` for those that `needs` does not ask for. Of a
+    weight it is one product over all positions instead of one for each step.
+
+    Args:
+        gradients: by the three results of [`lstm_keeping`], whose other arguments and results the rest are.
+    """
+    d_outputs, d_final_hidden, d_final_cell = gradients
+    gates, cells = kept
+    size = cell.shape[-1]
+    back_recurrent = step_product(weights.weight_hh.transpose(-1, -2))
+    back_projection = step_product(weights.weight_hr.transpose(-1, -2))
+    # Gradients of the state that flows from step to step.
+    d_hidden, d_cell = d_final_hidden.clone(), d_final_cell.clone()
+    d_gates = torch.empty_like(gates)
+    # (..., N, projection_dim) before the clip
+    d_projected = d_outputs.clone()
+    # (..., N, cell_size) what the projection read
+    memories = torch.tanh(cells)
+    previous_cells = _previous(cells, cell, batch_sizes)
+    stop = outputs.shape[-2]
+    for running in reversed(batch_sizes):
+        at = slice(stop - running, stop)
+        stop -= running
+        d_output = d_projected[..., at, :]
+        d_output += d_hidden[..., :running, :]
+        if clips.projection is not None:
+            d_output.masked_fill_(outputs[..., at, :].abs() >= clips.projection, 0.0)
+        d_read = back_projection(d_output)
+        input_gate, forget_gate, candidate, output_gate = gates[..., at, :].split(size, dim=-1)
+        d_input, d_forget, d_candidate, d_out = d_gates[..., at, :].split(size, dim=-1)
+        memory = memories[..., at, :]
+        d_out.copy_(_d_sigmoid(d_read * memory, output_gate))
+        d_memory = d_cell[..., :running, :]
+        d_memory += _d_tanh(d_read.mul_(output_gate), memory)
+        if clips.cell is not None:
+            d_memory.masked_fill_(cells[..., at, :].abs() >= clips.cell, 0.0)
+        d_input.copy_(_d_sigmoid(d_memory * candidate, input_gate))
+        d_forget.copy_(_d_sigmoid(d_memory * previous_cells[..., at, :], forget_gate))
+        d_candidate.copy_(_d_tanh(d_memory * input_gate, candidate))
+        d_memory *= forget_gate
+        d_hidden[..., :running, :] = back_recurrent(d_gates[..., at, :])
+
+    gates_last = d_gates.transpose(-1, -2)
+    return (
+        torch.matmul(d_gates, weights.weight_ih) if needs[0] else None,
+        d_hidden if needs[1] else None,
+        d_cell if needs[2] else None,
+        torch.matmul(gates_last, inputs) if needs[3] else None,
+        torch.matmul(gates_last, _previous(outputs, hidden, batch_sizes)) if needs[4] else None,
+        d_gates.sum(-2) if needs[5] else None,
+        torch.matmul(d_projected.transpose(-1, -2), memories.mul_(gates[..., 3 * size :])) if needs[6] else None,
+    )
+
+
+def _d_sigmoid(gradient: Tensor, output: Tensor) -> Tensor:
+    return torch.ops.aten.sigmoid_backward(gradient, output)
+
+
+def _d_tanh(gradient: Tensor, output: Tensor) -> Tensor:
+    return torch.ops.aten.tanh_backward(gradient, output)
+
+
+def _previous(packed: Tensor, initial: Tensor, batch_sizes: list[int]) -> Tensor:
+    """(..., N, features) what each position's sentence held one step before."""
+    if not batch_sizes:
+        return packed
+    pieces, start = [initial[..., : batch_sizes[0], :]], 0
+    for before, running in pairwise(batch_sizes):
+        pieces.append(packed[..., start : start + running, :])
+        start += before
+    return torch.cat(pieces, dim=-2)
