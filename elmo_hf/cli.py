@@ -174,6 +174,44 @@ def export(
     typer.echo("\n".join(str(path) for path in (options_file, weight_file, softmax, vocab) if path is not None))
 
 
+@app.command("export-onnx")
+def print_onnx_export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, a name of `elmo-hf released` or a repository.")
+    ],
+    onnx_file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to make.")],
+    language_model: Annotated[
+        bool, typer.Option("--language-model", help="Write the probabilities of words, not the vectors.")
+    ] = False,
+    carry_states: Annotated[
+        bool, typer.Option("--carry-states", help="Make the states to start from inputs, too.")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Write weights in 8 bits: smaller, and not exact.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+):
+    """Write a model, with its head if it has one, as a file for onnxruntime."""
+    with _one_line_errors():
+        check_new_file(onnx_file, overwrite)
+        _import_quietly()
+        from .onnx_export import export_onnx, load_for_export
+
+        done = export_onnx(
+            load_for_export(model, language_model),
+            onnx_file,
+            carry_states=carry_states,
+            int8=int8,
+            overwrite=overwrite,
+        )
+    typer.echo(f"{done.path} ({done.path.stat().st_size / 1e6:,.1f} MB)")
+    for kind, tensors in (("input", done.inputs), ("output", done.outputs)):
+        for name, shape in tensors.items():
+            typer.echo(f"  {kind:<11} {name} ({', '.join(map(str, shape))})")
+    if done.cosine is None:
+        typer.echo(f"  verified    onnxruntime agrees with PyTorch to {done.difference:.1e} of each output's scale")
+    else:
+        typer.echo(f"  8 bits      lowest cosine {done.cosine:.4f} to the model, off by up to {done.difference:.1e}")
+
+
 @app.command()
 def embed(
     paths: Annotated[
@@ -680,6 +718,8 @@ _OPTIONS = {
     "window": "--window",
     "overlap": "--overlap",
     "carry_state": "--carry-state",
+    "carry_states": "--carry-states",
+    "int8": "--int8",
     "min_count": "--min-count",
     "word_splitter": "--split",
     "format": "--format",

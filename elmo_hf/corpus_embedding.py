@@ -23,15 +23,12 @@ import torch
 from torch import Tensor
 
 from .batching import BATCH_SIZE, as_words, run_in_batches, windows_of
-from .checkpoints.conversion import convert_checkpoint
 from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
-from .downloads import cache_folder
 from .embedding import Choice, ElmoEmbedder, Layers, are_several, check_pooling, pooled
 from .files import PathLike, atomic_file, signals_as_exceptions
 from .modeling_elmo import ElmoModel
-from .released import released
 from .sentence_files import Sentence, SentenceFiles
-from .small_model import default_model_path
+from .small_model import find_model
 from .tokenization_elmo import ElmoTokenizer
 from .vector_files import DTYPES, EmbeddedSentences, SplitSentence, bytes_of, kind_of_vectors
 
@@ -448,13 +445,7 @@ def load_embedder(
     Raises:
         OSError, ValueError: it cannot be had, or is damaged.
     """
-    if name is None:
-        name = default_model_path()
-    elif not Path(name).exists() and str(name) in released():
-        folder = cache_folder() / "converted" / str(name)
-        if not folder.exists():
-            convert_checkpoint(name, folder)
-        name = folder
+    name = find_model(name)
     if Path(name).is_dir():
         config = load_config(name)
         tokenizer, model = load_tokenizer(name, config), load_model(name, ElmoModel, config)

@@ -55,7 +55,8 @@ class ElmoHeadLstm(nn.Module):
                 getattr(self.lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
             # (words * batch, hidden_size), time-major
-            inputs = hidden_states.take_along_dim(order.unsqueeze(-1), 1).transpose(0, 1).flatten(0, 1)
+            inputs = hidden_states.gather(1, order.unsqueeze(-1).expand_as(hidden_states))
+            inputs = inputs.transpose(0, 1).flatten(0, 1)
             state = inputs.new_zeros(batch, size)
             weights = LstmWeights(weight_ih, weight_hh, sum(biases), identity)
             outputs, _, _ = lstm(inputs, state, state, [], weights, Clips(None, None), lengths)
@@ -74,8 +75,10 @@ def pool(features: Tensor, mask: Tensor, pooling: str) -> Tensor:
     else:
         positions = torch.arange(mask.shape[-1], device=mask.device)
         last, first = (positions * mask).amax(-1), mask.to(torch.uint8).argmax(-1)
-        ends = zip(features.chunk(2, dim=-1), (last, first), strict=True)
-        pooled = torch.cat([half.take_along_dim(end[..., None, None], -2).squeeze(-2) for half, end in ends], dim=-1)
+        halves = features.chunk(2, dim=-1)
+        # (..., 1, features / 2); not `take_along_dim`, which exporters take for shapes of their own.
+        ends = [end[..., None, None].expand_as(halves[0][..., :1, :]) for end in (last, first)]
+        pooled = torch.cat([half.gather(-2, end).squeeze(-2) for half, end in zip(halves, ends, strict=True)], dim=-1)
     return torch.where(is_sentence, pooled, 0.0)
 
 

@@ -40,7 +40,7 @@ def lstm_by_operator(
     """
     tensors = [tensor.contiguous() for tensor in (inputs, hidden, cell, *weights)]
     if needs_gradient(*tensors):
-        return _CompiledLstm.apply(*tensors, lengths, *clips)[:3]
+        return _CompiledLstm.apply(*tensors, lengths, *clips)
     return _forward(*tensors, lengths, *clips, False)[:3]
 
 
@@ -164,20 +164,15 @@ class _CompiledLstm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(inputs, hidden, cell, weight_ih, weight_hh, bias, weight_hr, lengths, cell_clip, projection_clip):
-        weights = weight_ih, weight_hh, bias, weight_hr
-        return _forward(inputs, hidden, cell, *weights, lengths, cell_clip, projection_clip, True)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, cell_clip, projection_clip = inputs
-        outputs, _, _, gates, cells = output
-        ctx.mark_non_differentiable(gates, cells)
+    def forward(ctx, inputs, hidden, cell, weight_ih, weight_hh, bias, weight_hr, lengths, cell_clip, projection_clip):
+        tensors = inputs, hidden, cell, weight_ih, weight_hh, bias, weight_hr, lengths
+        outputs, last_hidden, last_cell, gates, cells = _forward(*tensors, cell_clip, projection_clip, True)
         ctx.save_for_backward(*tensors, outputs, gates, cells)
         ctx.clips = cell_clip, projection_clip
+        return outputs, last_hidden, last_cell
 
     @staticmethod
-    def backward(ctx, d_outputs, d_hidden, d_cell, d_gates, d_cells):
+    def backward(ctx, d_outputs, d_hidden, d_cell):
         needs = list(ctx.needs_input_grad[:7])
         gradients = (gradient.contiguous() for gradient in (d_outputs, d_hidden, d_cell))
         found = _backward(*gradients, *ctx.saved_tensors, *ctx.clips, needs)
@@ -209,5 +204,6 @@ def lstm_by_scan(
         new_hidden, new_cell = torch.where(runs, output, old_hidden), torch.where(runs, memory, old_cell)
         return (new_hidden, new_cell), torch.where(runs, output, 0.0)
 
-    (hidden, cell), outputs = scan(run_step, (hidden.contiguous(), cell.contiguous()), (gates, steps))
+    # Two tensors, also where both states are one.
+    (hidden, cell), outputs = scan(run_step, (hidden.clone(), cell.clone()), (gates, steps))
     return outputs.flatten(0, 1), hidden, cell

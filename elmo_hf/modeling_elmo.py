@@ -850,7 +850,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             slots = torch.where(slots < num_slots, slots, num_slots + rows[positions])
             if packed_words.valid is not None:
                 slots = torch.where(packed_words.valid[second], slots, num_slots + num_rows)
-            places = values.new_zeros(num_slots + num_rows + 1).index_copy(0, slots, values)
+            places = values.new_zeros(num_slots + num_rows + 1).scatter(0, slots, values)
             ends.append(places.split([num_slots, num_rows, 1])[:2])
         (ahead, end), (behind, begin) = ends
         return WordLogProbabilities(ahead.view(mask.shape), behind.view(mask.shape), end, begin, sentences.lstm_states)

@@ -14,6 +14,8 @@ from .modeling_elmo import ElmoPreTrainedModel
 # with two thirds of the error.
 REDUCE_RANGE = not getattr(torch.cpu, "_is_vnni_supported", bool)()
 
+_NOT_TRACED = "A quantized model can be neither traced nor compiled; use the model it was made from."
+
 
 class Int8Linear(nn.Module):
     """
@@ -36,6 +38,8 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            raise ValueError(_NOT_TRACED)
         if inputs.numel() == 0:
             # The kernel has no scale for nothing.
             return inputs.new_zeros(*inputs.shape[:-1], self.packed.unpack()[0].shape[0])
@@ -60,7 +64,7 @@ class Int8LstmLayer(nn.Module):
         self, inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if lengths is not None:
-            raise ValueError("A quantized model can be neither traced nor compiled; use the model it was made from.")
+            raise ValueError(_NOT_TRACED)
         products = LstmProducts(
             lambda start, end: self.inputs(inputs[start:end]),
             lambda gates, x: gates.add_(self.recurrent(x)),

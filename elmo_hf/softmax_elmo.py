@@ -58,10 +58,9 @@ class ElmoSoftmax(nn.Module):
             (N,) in nats, 0 where there is no label.
         """
         if torch.compiler.is_compiling():
-            # The number of slices would become part of the program.
-            return F.cross_entropy(
-                at_least_float32(F.linear(features, self.weight, self.bias)), labels, reduction="none"
-            )
+            # The number of slices would become part of the program; ONNX gives a cross entropy another shape.
+            losses = -self(features).gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
+            return torch.where(labels >= 0, losses, 0.0)
         rows = max(1, LOGITS_PER_CHUNK // len(self.bias))
         pieces = [
             F.cross_entropy(at_least_float32(F.linear(part, self.weight, self.bias)), targets, reduction="none")

@@ -1,6 +1,7 @@
 """Fixtures for all tests: the reference biLM as it was published and as a Hub folder, and new processes."""
 
 import gc
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,22 +21,21 @@ tqdm.set_lock(threading.RLock())
 # What takes long and seldom breaks alone: left out of an everyday `pytest`, run by `.ci/run` (`pytest -m ""`).
 HEAVY = (
     "neighbours/",
+    "test_compile.py",
     "test_compile_training.py",
     "test_derivatives.py",
     "test_distributed.py",
     "test_fuzz.py",
     "test_fuzz_formats.py::test_damaged_checkpoints",
-    "test_a_compiled_model_gives_what_it_gives_uncompiled",
     "test_a_folder_loads_bit_equal_where_elmo_hf_cannot_be_imported",
     "test_a_stranger_",
     "test_an_exception_at_any_line_of_what_is_kept",
-    "test_an_exported_model_reads_any_batch",
     "test_an_interrupt_while_workers_start",
     "test_any_sequence_of_steps_leaves",
     "test_it_loads_in_a_new_process",
+    "test_onnx_export.py",
     "test_of_eight_conversions_into_one_folder",
     "test_the_auto_classes_know_elmo_in_whatever_order",
-    "test_the_language_model_is_exported_and_compiled",
     "test_the_module_trains_like_the_command",
     "test_two_processes_train_together",
 )
@@ -46,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(name in item.nodeid for name in HEAVY):
             item.add_marker(pytest.mark.heavy)
+        if item.get_closest_marker("compilers") and not os.environ.get("ELMO_HF_COMPILERS"):
+            item.add_marker(pytest.mark.skip("takes minutes, runs with ELMO_HF_COMPILERS=1"))
 
 
 @pytest.fixture

@@ -851,32 +851,6 @@ def test_a_model_on_meta_tells_its_shapes():
         assert (meta.shape, meta.dtype) == (actual.shape, actual.dtype)
 
 
-# Tracing unrolls the steps: time grows with the words.
-FEW_WORDS = [["The", "river"], ["Yes"]]
-
-
-@pytest.mark.parametrize("behaviour", [{}, {"do_layer_norm": True, "keep_sentence_boundaries": True}], ids=str)
-def test_a_compiled_model_gives_what_it_gives_uncompiled(behaviour: dict[str, Any]):
-    model, ids = tiny_model(num_hidden_layers=1, **behaviour), character_ids(FEW_WORDS)
-    torch.compiler.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
-    with torch.no_grad():
-        for inputs in (ids, ids.flip(0, 1)):
-            expected = model(inputs, output_hidden_states=True)
-            actual = compiled(inputs, output_hidden_states=True)
-            torch.testing.assert_close(actual.to_tuple(), expected.to_tuple(), rtol=0, atol=ROUNDING)
-
-
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
-def test_an_exported_model_reads_any_batch_of_its_shape(strict: bool):
-    model, ids = tiny_model(num_hidden_layers=1), character_ids(FEW_WORDS)
-    with torch.no_grad():
-        exported = torch.export.export(model, (ids,), strict=strict).module()
-        # Other words and another padding: nothing of the example may have become part of the program.
-        for inputs in (ids, ids.flip(0, 1), character_ids([["new"], ["words", "here"]])):
-            torch.testing.assert_close(exported(inputs).to_tuple(), model(inputs).to_tuple(), rtol=0, atol=ROUNDING)
-
-
 def test_several_threads_give_what_one_gives():
     model = tiny_model()
     batches = [character_ids(SENTENCES[k % 4 :] + SENTENCES[: k % 3]) for k in range(24)]
