@@ -60,14 +60,14 @@ def speed_table(name: str, kinds: Kinds, sentences: Sentences, rounds: int) -> T
     for batch_size, number in BATCHES.items():
         some = (sentences * (number // len(sentences) + 1))[:number]
         batches = [batch_to_ids(batch) for batch in split(some, batch_size)]
-        tasks = {kind: partial(_run_all, run, batches) for kind, run in kinds.items()}
+        tasks = {kind: partial(run_all, run, batches) for kind, run in kinds.items()}
         rates = {kind: num_words(some) / second for kind, second in best_times(tasks, rounds).items()}
         cells = [f"{rate:,.0f} ({rate / rates['float32']:.2f})" for rate in rates.values()]
         table.add_row(str(batch_size), *cells)
     return table
 
 
-def _run_all(run: Callable[[torch.Tensor], object], batches: Iterable[torch.Tensor]):
+def run_all(run: Callable[[torch.Tensor], object], batches: Iterable[torch.Tensor]):
     for batch in batches:
         run(batch)
 

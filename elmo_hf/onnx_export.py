@@ -238,6 +238,7 @@ def _write(exported: _Exported, path: Path):
             dynamo=True,
             verbose=False,
         )
+        assert program is not None  # as it is without `dynamo`
         # onnxruntime would warn of constants that the steps of the loop do not use.
         RemoveUnusedNodesPass()(program.model)
         program.save(os.fspath(path), external_data=False)
