@@ -19,7 +19,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 demo: $(VENV)/.installed
-	@$(VENV)/bin/python examples/senses.py
+	@$(VENV)/bin/python examples/word_senses.py
 
 compare: $(VENV)/.installed
 	@reference=$$($(VENV)/bin/python -m tests.reference) && $(VENV)/bin/python examples/compare.py "$$reference" $(MODEL)

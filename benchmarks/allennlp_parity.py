@@ -6,7 +6,7 @@ The same numbers as AllenNLP 2.10.1: every layer at three sizes, and every featu
     python -m benchmarks.allennlp_parity --model elmo_hf/default_model
 
 Weights are random, drawn so that outputs are large and both clips are at work, or those of a model, exported.
-Sentences are the news sentences of the reference fixture, or a file with one tokenised sentence a line. AllenNLP reads
+Sentences are the news sentences of the reference fixture, or a file, one tokenised sentence per line. AllenNLP reads
 the same hdf5 file with its own code.
 Exits with 1 when a value differs by more than 1e-4 or a vector's cosine is below 0.999999.
 """
@@ -275,7 +275,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--model", type=Path, help="a folder to export and compare, instead of random weights")
-    parser.add_argument("--sentences", type=Path, help="a file with one tokenised sentence a line")
+    parser.add_argument("--sentences", type=Path, help="a file with one tokenised sentence per line")
     parser.add_argument("--number", type=int, help="how many sentences to take, at every size")
     parser.add_argument("--allennlp", type=Path, help="a wheel of AllenNLP 2.10.1, or its folder, unpacked")
     arguments = parser.parse_args()

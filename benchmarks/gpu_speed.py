@@ -59,7 +59,9 @@ def training(model: nn.Module, batches: list[Tensor]):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
+    parser.add_argument(
+        "--corpus", type=Path, help="tokenised sentences, one per line; those of the reference if absent"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="the fastest counts")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False

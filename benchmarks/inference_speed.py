@@ -6,7 +6,7 @@ Words a second on a CPU: this library, AllenNLP 2.10.1 and `torch.nn.LSTM(proj_s
     python -m benchmarks.inference_speed --against CHECKOUT --corpus sentences.txt     # pairs with another version
 
 Weights are random, sentences real: the 30 news sentences of the reference fixture, or a file with one tokenised
-sentence a line. Word vectors are forgotten before every timed pass, so nothing is remembered from an earlier one.
+sentence per line. Word vectors are forgotten before every timed pass, so nothing is remembered from an earlier one.
 `--against` times this version and another one in turn instead, on sentences that no earlier call has read.
 `torch.nn.LSTM` stands for the speed of PyTorch itself: it has no clips, and gets the word vectors for nothing. `bound`
 is what the products of the LSTMs alone would allow, with the best kernel at hand for each number of rows and the
@@ -144,7 +144,7 @@ def useful_work(config: ElmoConfig) -> float:
 
 
 def unsorted_table(size: str, models: tuple, sentences: Sentences, limits: dict[int, int], rounds: int) -> Table:
-    table = Table(title=f"{size} size, unsorted, words a second")
+    table = Table(title=f"{size} size, unsorted, words per second")
     for column in ("batch", "sentences", "elmo_hf", "AllenNLP", "nn.LSTM", "bound", "x AllenNLP", "of the bound"):
         table.add_column(column, justify="right")
     for batch_size in BATCH_SIZES:
@@ -163,7 +163,7 @@ def unsorted_table(size: str, models: tuple, sentences: Sentences, limits: dict[
 
 def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, alone: int) -> Table:
     """A corpus sorted by length. AllenNLP's best batch size counts, and, beside it, one sentence at a time."""
-    table = Table(title=f"{size} size, {len(sentences)} sentences sorted by length, words a second")
+    table = Table(title=f"{size} size, {len(sentences)} sentences sorted by length, words per second")
     for column in ("batch", "elmo_hf", "AllenNLP", "nn.LSTM", "bound", "of the bound", "share of sgemm"):
         table.add_column(column, justify="right")
     ours, theirs, plain = models
@@ -261,7 +261,9 @@ def read_sentences(path: Path | None) -> Sentences:
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
+    parser.add_argument(
+        "--corpus", type=Path, help="tokenised sentences, one per line; those of the reference if absent"
+    )
     parser.add_argument("--sentences", type=int, default=2000, help="sentences of the sorted corpus")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time pairs with the version in this folder")
     parser.add_argument("--size", choices=PAIR_SIZES, action="append", help="all sizes without it")

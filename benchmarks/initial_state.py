@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elmo_hf import ElmoForPreTraining, ElmoTokenizer, default_model_path
-from elmo_hf.scoring import Perplexity, perplexity, warm_up
+from elmo_hf.scoring import Perplexity, fit_initial_state, perplexity
 from elmo_hf.text_files import read_lines
 
 WARM_SENTENCES = 1000
@@ -24,8 +24,8 @@ WARM_SENTENCES = 1000
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--warm", type=Path, required=True, help="a file or a folder of *.txt, a sentence a line")
-    parser.add_argument("--eval", type=Path, required=True, help="a file or a folder of *.txt, a sentence a line")
+    parser.add_argument("--warm", type=Path, required=True, help="a file or a folder of *.txt, a sentence per line")
+    parser.add_argument("--eval", type=Path, required=True, help="a file or a folder of *.txt, a sentence per line")
     parser.add_argument("--model", type=Path, default=default_model_path())
     parser.add_argument("--sentences", type=int, default=400, help="of each file")
     arguments = parser.parse_args()
@@ -44,7 +44,7 @@ def main():
 
     add("zeros", perplexity(model, tokenizer, text))
     add("carried", perplexity(model, tokenizer, text, carry_state=True))
-    warm_up(model.elmo, tokenizer, islice(read_lines(arguments.warm), WARM_SENTENCES))
+    fit_initial_state(model.elmo, tokenizer, islice(read_lines(arguments.warm), WARM_SENTENCES))
     add("warm", perplexity(model, tokenizer, text))
     Console().print(table)
 

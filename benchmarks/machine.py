@@ -37,7 +37,7 @@ def best_times(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def sgemm_rate(size: int = 3072, rounds: int = 5) -> float:
-    """Floating-point operations a second of one large product of float32 matrices."""
+    """Floating-point operations per second of one large product of float32 matrices."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     a @ b
     return 2 * size**3 / best_times({"sgemm": lambda: a @ b}, rounds)["sgemm"]

@@ -18,7 +18,7 @@ from benchmarks.inference_speed import SIZES, read_sentences
 from benchmarks.machine import describe, peak_memory
 from elmo_hf import ElmoConfig, ElmoEmbedder, ElmoModel, ElmoTokenizer
 
-# (size, sentences, words a sentence; 0 for the reference sentences over and over)
+# (size, sentences, words per sentence; 0 for the reference sentences over and over)
 RUNS = [
     ("small", 500, 0),
     ("small", 2000, 0),

@@ -3,7 +3,7 @@ Perplexity of n-gram models with modified Kneser-Ney smoothing, to compare a biL
 
     python -m benchmarks.ngram TRAIN ... --eval FILE ... [--vocab vocab.txt]
 
-TRAIN and the files after `--eval` are UTF-8 texts, a sentence a line, or folders of `.txt` files.
+TRAIN and the files after `--eval` are UTF-8 texts, a sentence per line, or folders of `.txt` files.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("train", type=Path, nargs="+")
     parser.add_argument("--eval", type=Path, nargs="+", required=True)
     vocabulary = parser.add_mutually_exclusive_group()
-    vocabulary.add_argument("--vocab", type=Path, help="a word a line, <S>, </S> and <UNK> first")
+    vocabulary.add_argument("--vocab", type=Path, help="a word per line, <S>, </S> and <UNK> first")
     vocabulary.add_argument("--vocab-size", type=int, default=24_000, help="without --vocab: most frequent words kept")
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--tokenised", action="store_true", help="the files have spaces between all words")

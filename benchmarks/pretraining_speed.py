@@ -131,7 +131,7 @@ def main():
 
     console = Console(width=110)
     console.print(describe())
-    table = Table(title=f"words a second, {arguments.rows} rows of {UNROLL_STEPS} words")
+    table = Table(title=f"words per second, {arguments.rows} rows of {UNROLL_STEPS} words")
     for column in ("size", "elmo_hf", "elmo_hf, full softmax", "plain PyTorch", "x plain"):
         table.add_column(column, justify="right")
     for size, config in configurations().items():

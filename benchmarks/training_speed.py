@@ -68,7 +68,9 @@ def peak_memory_of(name: str, folder: Path, arguments: argparse.Namespace) -> fl
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, help="a tokenised sentence a line; the reference sentences without it")
+    parser.add_argument(
+        "--corpus", type=Path, help="tokenised sentences, one per line; those of the reference if absent"
+    )
     parser.add_argument("--size", choices=SIZES, default="original")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
@@ -98,7 +100,7 @@ def main():
         memory = {name: peak_memory_of(name, folder, arguments) for name in NAMES}
 
     table = Table(title=f"{arguments.size} size, batch {arguments.batch}, forward and backward")
-    for column in ("", "words a second", "seconds", "peak GB"):
+    for column in ("", "words per second", "seconds", "peak GB"):
         table.add_column(column, justify="right")
     for name in both:
         rate = num_words(sentences) / seconds[name]

@@ -22,16 +22,16 @@ from .tokenization_elmo import batch_to_ids
 logger = logging.get_logger(__name__)
 
 
-class ForeignElmo(nn.Module):
+class ElmoFromModule(nn.Module):
     """
     Scalar mixes over a biLM of one's own, which stands in the place of [`ElmoModel`]'s.
 
     Args:
         module: has `num_layers`; called with `inputs` (batch, words, characters) and `word_inputs` (batch, words) or
-            `None`, it returns a dict with `activations`, one (batch, words + 2, features) tensor a layer, and `mask`
+            `None`, it returns a dict with `activations`, one (batch, words + 2, features) tensor per layer, and `mask`
             (batch, words + 2), sentence boundaries included.
         config: the behaviours of the mixes. Its sizes are not read.
-        scalar_mix_parameters: fixed mixing weights before the softmax, one a layer.
+        scalar_mix_parameters: fixed mixing weights before the softmax, one per layer.
     """
 
     module: Any
@@ -42,7 +42,7 @@ class ForeignElmo(nn.Module):
         num_layers = self.module.num_layers
         if scalar_mix_parameters is not None and len(scalar_mix_parameters) != num_layers:
             raise ValueError(
-                f"`scalar_mix_parameters` must be a list of {num_layers} numbers, one a layer of `module`, was: "
+                f"`scalar_mix_parameters` must be a list of {num_layers} numbers, one per layer of `module`, was: "
                 f"{scalar_mix_parameters!r}."
             )
         # Set here and not in the constructor: a foreign biLM may have a single layer.
@@ -53,7 +53,7 @@ class ForeignElmo(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, inputs: Tensor, word_inputs: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Returns one (batch, words, features) tensor a mix and the (batch, words) mask; see [`Elmo.forward`]."""
+        """Returns one (batch, words, features) tensor per mix and the (batch, words) mask; see [`Elmo.forward`]."""
         leading_shape = inputs.shape[:-2] if inputs.dim() > 3 else None
         if leading_shape is not None:
             inputs = inputs.flatten(0, -3)
@@ -100,10 +100,10 @@ class Elmo(nn.Module):
             devices than a CPU, they are computed in every call. The result, gradients included, is the one without a
             cache. With `module`, `word_inputs` are passed on and the words are not read.
         keep_sentence_boundaries (`bool`): whether the outputs keep the positions of `<S>` and `</S>`.
-        scalar_mix_parameters (sequence of `float`, *optional*): fixed mixing weights before the softmax, one a layer.
+        scalar_mix_parameters (sequence of `float`, *optional*): fixed mixing weights before the softmax, per layer.
             With them neither the weights nor gamma, which is 1, is trained. `[-9e10, 1, -9e10]` selects the middle one
             of three layers.
-        module (`torch.nn.Module`, *optional*): a biLM of one's own instead of the files, see [`ForeignElmo`].
+        module (`torch.nn.Module`, *optional*): a biLM of one's own instead of the files, see [`ElmoFromModule`].
         stateful (`bool`, defaults to `False`): whether row k of a batch starts where row k of the batch before it
             ended, in both directions, as AllenNLP's always does. Rows that a smaller batch does not have wait; new
             rows start from zeros. The same sentence then gets another vector in each call.
@@ -141,7 +141,7 @@ class Elmo(nn.Module):
             "dropout": dropout,
             "keep_sentence_boundaries": keep_sentence_boundaries,
         }
-        self.model: ElmoModel | ForeignElmo
+        self.model: ElmoModel | ElmoFromModule
         if module is not None:
             if options_file is not None or weight_file is not None:
                 raise ValueError(
@@ -150,7 +150,7 @@ class Elmo(nn.Module):
                 )
             if stateful:
                 raise ValueError("`stateful` must be False with `module`, which keeps its own state, was: True.")
-            self.model = ForeignElmo(module, ElmoConfig(**behaviours), scalar_mix_parameters)
+            self.model = ElmoFromModule(module, ElmoConfig(**behaviours), scalar_mix_parameters)
         else:
             if options_file is None or weight_file is None:
                 raise ValueError(
@@ -187,12 +187,12 @@ class Elmo(nn.Module):
 
     @property
     def _max_characters(self) -> int:
-        config: Any = None if isinstance(self.model, ForeignElmo) else self.model.config
+        config: Any = None if isinstance(self.model, ElmoFromModule) else self.model.config
         return 50 if config is None else config.max_characters_per_token
 
     def get_output_dim(self) -> int:
         """Width of the output, both directions."""
-        if isinstance(self.model, ForeignElmo):
+        if isinstance(self.model, ElmoFromModule):
             return self.model.module.get_output_dim()
         return self.model.config.hidden_size
 
@@ -211,7 +211,7 @@ class Elmo(nn.Module):
                 ignored with one warning.
 
         Returns:
-            `elmo_representations`, one (batch, words, features) tensor a mix, zeros at padding, and `mask`
+            `elmo_representations`, one (batch, words, features) tensor per mix, zeros at padding, and `mask`
             (batch, words), `True` at words; words + 2 with `keep_sentence_boundaries`.
 
         Raises:
@@ -220,7 +220,7 @@ class Elmo(nn.Module):
         if word_inputs is not None and self.vocabulary_ids is None:
             logger.warning_once("`word_inputs` are ignored: this `Elmo` was made without `vocab_to_cache`.")
             word_inputs = None
-        if isinstance(self.model, ForeignElmo):
+        if isinstance(self.model, ElmoFromModule):
             representations, mask = self.model(inputs, word_inputs)
             return {"elmo_representations": representations, "mask": mask}
 

@@ -517,12 +517,17 @@ def pretrain(
         Path,
         typer.Argument(metavar="CONFIG_OR_MODEL_DIR", help="A folder of config.json, and of weights to go on from."),
     ],
-    train: Annotated[list[Path], typer.Option(help="Text, a sentence a line: a file, or a folder of *.txt.")],
+    train: Annotated[
+        list[Path],
+        typer.Option(
+            help="A file, one sentence per line, a folder or a pattern such as 'news.en-*'; may be repeated."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The folder to make, new or empty.")],
     evaluation: Annotated[
         list[Path] | None, typer.Option("--eval", help="Other text, to measure the perplexity of.")
     ] = None,
-    vocab: Annotated[Path | None, typer.Option(help="The words to predict, one a line.")] = None,
+    vocab: Annotated[Path | None, typer.Option(help="The words to predict, one per line.")] = None,
     min_count: Annotated[
         int | None, typer.Option(help="Predict what occurs so often in the text. [default: 3]")
     ] = None,
@@ -603,7 +608,10 @@ def pretrain(
 
 @app.command()
 def perplexity(
-    text: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="A sentence a line: files, folders of *.txt.")],
+    text: Annotated[
+        list[Path],
+        typer.Argument(metavar="TEXT...", help="Files, one sentence per line, folders or patterns; - for stdin."),
+    ],
     model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
     carry_state: Annotated[
         bool, typer.Option("--carry-state", help="Each sentence goes on where the one before it ended; slower.")
@@ -628,7 +636,9 @@ def perplexity(
 
         sentences = map(str.split if pretokenized else tokenizer.tokenize, lines)
         scores = score_sentences(model, tokenizer, sentences, carry_state)
-        result = perplexity_of_scores(map(printed, scores) if words else scores)
+        # To a terminal, and not among the words.
+        with tqdm(scores, unit=" sentences", disable=None if not words else True, leave=False) as progress:
+            result = perplexity_of_scores(map(printed, scores) if words else progress)
     typer.echo(
         f"perplexity  {result.average:,.2f} (forward {result.forward:,.2f}, backward {result.backward:,.2f})\n"
         f"of          {result.num_words:,} words in {result.num_sentences:,} sentences, "
@@ -646,7 +656,7 @@ def substitutes(
     with _one_line_errors():
         before, bracket, rest = sentence.partition("[")
         word, closing, after = rest.partition("]")
-        if not (bracket and closing and word.strip()):
+        if not (bracket and closing and len(word.split()) == 1) or "[" in rest or "]" in before + after:
             raise ValueError(f"The sentence must have one word in [brackets], was: {sentence!r}.")
         model, tokenizer = _language_model(model_dir)
         from .scoring import substitutes
@@ -658,10 +668,13 @@ def substitutes(
         typer.echo(f"{probability:.4f}  {candidate}")
 
 
-@app.command()
-def warm(
+@app.command("fit-initial-state")
+def fit_initial_state_of_folder(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A folder of save_pretrained or convert.")],
-    text: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="A sentence a line: files, folders of *.txt.")],
+    text: Annotated[
+        list[Path],
+        typer.Argument(metavar="TEXT...", help="Files, one sentence per line, folders or patterns; - for stdin."),
+    ],
     output_dir: Annotated[Path, typer.Option("--output", help="The folder to make, new or empty.")],
     sentences: Annotated[int, typer.Option(min=1, help="How many sentences to read, at most.")] = 1000,
 ):
@@ -672,7 +685,7 @@ def warm(
         _import_quietly()
         from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
         from .modeling_elmo import ElmoForPreTraining, ElmoModel
-        from .scoring import warm_up
+        from .scoring import fit_initial_state
 
         config = load_config(model_dir)
         with atomic_folder(output_dir) as folder:
@@ -680,7 +693,7 @@ def warm(
             is_language_model = "ElmoForPreTraining" in (config.architectures or ())
             model = load_model(model_dir, ElmoForPreTraining if is_language_model else ElmoModel, config)
             bilm: Any = model.base_model
-            warm_up(bilm, tokenizer, islice(lines, sentences))
+            fit_initial_state(bilm, tokenizer, islice(lines, sentences))
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     typer.echo(f"{output_dir}")

@@ -87,7 +87,7 @@ class ElmoConfig(PretrainedConfig):
         keep_sentence_boundaries (`bool`, defaults to `False`):
             Whether the two positions of `<S>` and `</S>`, which the model adds itself, stay in the output.
         scalar_mix_parameters (sequence of `float` or `None`, defaults to `None`):
-            Fixed mixing weights before the softmax, one a layer (`num_hidden_layers + 1`). With them neither the
+            Fixed mixing weights before the softmax, one per layer (`num_hidden_layers + 1`). With them neither the
             weights nor gamma is trained. `[-9e10, 1, -9e10]` selects the middle one of three layers.
         word_cache_size (`int`, defaults to 16384):
             Word vectors that a model on a CPU remembers from call to call while its weights stay the same (32 MB at
@@ -362,7 +362,7 @@ def _mix_parameters(parameters: Any, num_layers: int) -> list[float] | None:
         return None
     if not isinstance(parameters, Sequence) or isinstance(parameters, str) or len(parameters) != num_layers:
         raise ValueError(
-            f"`scalar_mix_parameters` must be a list of {num_layers} numbers, one a layer (the word vectors and each "
+            f"`scalar_mix_parameters` must be a list of {num_layers} numbers, one per layer (word vectors and each "
             f"LSTM layer), was: {parameters!r}."
         )
     return [float(_number("scalar_mix_parameters", value)) for value in parameters]

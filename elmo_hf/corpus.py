@@ -144,7 +144,7 @@ class Corpus:
     position. Processes share the memory; a pickle holds the path alone.
 
     Args:
-        folder: holds `sentences.txt`, a sentence a line with one space between words, and `index.npy`, int64
+        folder: holds `sentences.txt`, a sentence per line with one space between words, and `index.npy`, int64
             (sentences + 1, 2): at which byte and at which position of the stream a sentence begins.
 
     Attributes:

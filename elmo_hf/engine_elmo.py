@@ -47,7 +47,7 @@ TABLE_ROWS = 1024
 # A call of fewer steps is over before packed weights have been checked.
 PACKED_STEPS = 6
 
-# Weights of more bytes are not compared bit by bit for fewer sentences, see `WeightRecord.holds`.
+# Weights of more bytes are not compared bit for bit for fewer sentences, see `WeightRecord.holds`.
 LARGE_RECORD, CHECKED_SENTENCES = 1 << 23, 8
 # Contents of fewer bytes are compared with a copy, of more with sums.
 SMALL_CONTENT = 1 << 16

@@ -158,7 +158,7 @@ def lstm_in_place(
     start, before = 0, hidden.shape[-2]
     for steps in _slices(batch_sizes):
         end = start + sum(steps)
-        # One (..., running, 4 * cell_size) and one (..., running, projection_dim) tensor a step.
+        # One (..., running, 4 * cell_size) and one (..., running, projection_dim) tensor per step.
         slice_gates = products.inputs(start, end).split(steps, dim=-2)
         slice_outputs = outputs[..., start:end, :].split(steps, dim=-2)
         start = end

@@ -39,7 +39,7 @@ from .head_parts_elmo import ElmoHeadLstm, cross_entropy, divided, pool, positio
 from .lstm_elmo import lstm
 from .lstm_kernels_elmo import Clips, LstmWeights
 from .packing_elmo import PackedWords, pack_streams, pack_words
-from .pipelines_elmo import teach_pipelines
+from .pipelines_elmo import patch_token_classification_pipeline
 from .softmax_elmo import ElmoSoftmax, at_least_float32
 
 logger = logging.get_logger(__name__)
@@ -133,7 +133,7 @@ class ElmoEncoder(nn.Module):
             lstm_states: hidden (batch, layers, 2, projection_dim) and cell (batch, layers, 2, cell_size).
 
         Returns:
-            One (N, 2 * projection_dim) tensor a layer, the word vectors first, in forward order, and the final states.
+            One (N, 2 * projection_dim) tensor per layer, word vectors first, in forward order, and the final states.
         """
         # (layers, 2, batch, size), longest sentence first
         hidden, cell = (state[packed_words.sorted_rows].movedim(0, 2) for state in lstm_states)
@@ -236,14 +236,14 @@ class ElmoScalarMix(nn.Module):
     def forward(self, layers: list[Tensor], mask: Tensor | None = None) -> Tensor:
         """
         Args:
-            layers: one (..., features) tensor a layer.
+            layers: one (..., features) tensor per layer.
             mask: (...) which positions count for the layer normalisation; all when absent. Not used without it.
 
         Returns:
             (..., features) their mix.
         """
         if len(layers) != self.num_layers:
-            raise ValueError(f"`layers` must be {self.num_layers} tensors, one a layer, was: {len(layers)}.")
+            raise ValueError(f"`layers` must be {self.num_layers} tensors, one per layer, was: {len(layers)}.")
         if self.do_layer_norm:
             layers = [_normalize_over_batch(layer, mask) for layer in layers]
         # A layer whose fixed weight is 0 stays out: 0 times infinity would not.
@@ -414,7 +414,7 @@ class ElmoModelOutput(ModelOutput):
             same as truth values, to index with.
         lstm_hidden: (batch, layers, 2, projection_dim) states of both directions after each sentence.
         lstm_cell: (batch, layers, 2, cell_size) the cells that belong to them.
-        hidden_states: with `output_hidden_states=True`, one (batch, words, hidden_size) tensor a layer: the word
+        hidden_states: with `output_hidden_states=True`, one (batch, words, hidden_size) tensor per layer: the word
             vectors twice, then each LSTM layer, forward beside backward. Not mixed, no dropout. The mixes are computed
             from them, gradients included, unless `do_layer_norm` needs the boundaries as well.
     """
@@ -434,7 +434,7 @@ class ElmoModelOutput(ModelOutput):
 
     @property
     def elmo_representations(self) -> tuple[Tensor, ...]:
-        """One (batch, words, hidden_size) tensor a mix, as AllenNLP returns them."""
+        """One (batch, words, hidden_size) tensor per mix, as AllenNLP returns them."""
         if self.other_representations is None:
             return (self.last_hidden_state,)
         return (self.last_hidden_state, *self.other_representations.unbind(1))
@@ -576,7 +576,7 @@ class ElmoModel(ElmoPreTrainedModel):
             lstm_states: states to start from, as for `forward`.
 
         Returns:
-            One (words * batch, hidden_size) tensor a layer, time-major, each direction in its own order, and the
+            One (words * batch, hidden_size) tensor per layer, time-major, each direction in its own order, and the
             final states.
         """
         if input_ids.dim() != 3 or input_ids.shape != backward_input_ids.shape:
@@ -638,7 +638,7 @@ class ElmoModel(ElmoPreTrainedModel):
         if attention_mask is not None:
             if attention_mask.shape != shape:
                 raise ValueError(
-                    f"`attention_mask` must have one value a word, shape {tuple(shape)}, was: "
+                    f"`attention_mask` must have one value per word, shape {tuple(shape)}, was: "
                     f"{tuple(attention_mask.shape)}."
                 )
             mask = mask & (attention_mask != 0).to(mask.device)
@@ -715,7 +715,7 @@ class ElmoForPreTrainingOutput(ModelOutput):
         backward_loss: () the same of the backward direction.
         lstm_hidden: (batch, layers, 2, projection_dim) states of both directions at the end.
         lstm_cell: (batch, layers, 2, cell_size) the cells that belong to them.
-        hidden_states: one (batch, words, hidden_size) tensor a layer, the word vectors first, as of [`ElmoModel`]. Of
+        hidden_states: one (batch, words, hidden_size) tensor per layer, word vectors first, as of [`ElmoModel`]. Of
             streams, each half is in the order in which its direction reads.
     """
 
@@ -910,7 +910,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             return features, None
         if labels.shape != mask.shape:
             raise ValueError(
-                f"`labels` must have one word a column, shape {tuple(mask.shape)}, was: {tuple(labels.shape)}."
+                f"`labels` must have one word per column, shape {tuple(mask.shape)}, was: {tuple(labels.shape)}."
             )
         # (N,) the words in forward order, boundaries included
         words = F.pad(labels.flatten(), (0, 1))[packed_words.slots]
@@ -1181,7 +1181,7 @@ class ElmoForMultipleChoice(ElmoHead):
         return self._returned(outputs, return_dict)
 
 
-teach_pipelines()
+patch_token_classification_pipeline()
 
 __all__ = [
     "ElmoForMultipleChoice",

@@ -11,7 +11,7 @@ from transformers.pipelines.token_classification import TokenClassificationPipel
 _MARK = "_reads_rows_of_character_ids"
 
 
-def teach_pipelines():
+def patch_token_classification_pipeline():
     """
     Lets token classification, which asks each token for its one id, take rows of ids as well. Nothing changes for
     other models. May be called any number of times, and holds for pipelines that are built without `pipeline()` too.
@@ -83,4 +83,4 @@ def _gather_words(
     return words
 
 
-__all__ = ["teach_pipelines"]
+__all__ = ["patch_token_classification_pipeline"]

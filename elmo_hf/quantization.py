@@ -19,7 +19,7 @@ _NOT_TRACED = "A quantized model can be neither traced nor compiled; use the mod
 
 class Int8Linear(nn.Module):
     """
-    `x @ weight.T + bias` with the weight in 8 bits, one scale an output feature, and `x` rounded at run time with one
+    `x @ weight.T + bias` with the weight in 8 bits, one scale per output feature, and `x` rounded at run time with one
     scale for the whole of it.
     """
 

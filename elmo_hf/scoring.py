@@ -38,6 +38,21 @@ class Perplexity(NamedTuple):
         return (self.forward + self.backward) / 2
 
 
+# Longer than any sentence, and still read within a minute; states of all its words are held at once.
+MAX_WORDS = 100_000
+
+
+def _words_of(sentences: Iterable[Sentence], tokenizer: ElmoTokenizer) -> Iterator[list[str]]:
+    for number, sentence in enumerate(sentences, 1):
+        words = as_words(sentence, tokenizer)
+        if len(words) > MAX_WORDS:
+            raise ValueError(
+                f"A sentence must have at most {MAX_WORDS:,} words, number {number:,} has {len(words):,}. "
+                "Texts have one sentence per line."
+            )
+        yield words
+
+
 def score_sentences(
     model: ElmoForPreTraining,
     tokenizer: ElmoTokenizer,
@@ -54,15 +69,16 @@ def score_sentences(
         sentences: text, or lists of words, of any number.
         carry_state: whether each sentence starts from the state that the one before it left, as a text that belongs
             together; one at a time, therefore several times slower. Else each stands alone.
-        batch_size: sentences a batch, at most.
+        batch_size: sentences per batch, at most.
 
     Raises:
-        ValueError: the vocabulary of the tokenizer is missing or is not that of the model.
+        ValueError: the vocabulary of the tokenizer is missing or is not that of the model, or a sentence has more than
+            100,000 words.
         TypeError: a sentence is neither text nor a list of words.
     """
     check_vocabulary(model, tokenizer)
     model.eval()
-    words = (as_words(sentence, tokenizer) for sentence in sentences)
+    words = _words_of(sentences, tokenizer)
     if carry_state:
         return _score_in_a_row(model, tokenizer, words)
     return run_in_batches(words, lambda batch: _score(model, tokenizer, batch)[0], batch_size)
@@ -144,16 +160,16 @@ def substitutes(
 
 
 @torch.no_grad()
-def warm_up(model: ElmoModel, tokenizer: ElmoTokenizer, sentences: Iterable[Sentence]):
+def fit_initial_state(model: ElmoModel, tokenizer: ElmoTokenizer, sentences: Iterable[Sentence]):
     """
     Makes `model` start every sentence from the average of what each of `sentences` leaves behind, started from zeros.
 
     Raises:
-        ValueError: there is no word in `sentences`.
+        ValueError: there is no word in `sentences`, or one of them has more than 100,000.
     """
-    words = [words for sentence in sentences if (words := as_words(sentence, tokenizer))]
+    words = list(filter(None, _words_of(sentences, tokenizer)))
     if not words:
-        raise ValueError("`sentences` must have a word to warm the state with, had none.")
+        raise ValueError("`sentences` must have a word to read, had none.")
     model.eval()
 
     def final_states(batch: list[list[str]]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -319,9 +319,9 @@ class ElmoTokenizer(PreTrainedTokenizer):
             data of the English models: *don't* becomes `don 't`, *5%* becomes `5 %`, `U.S.` and `well-known` stay
             whole. `"whitespace"` is `str.split`. With `"characters"`, each is a word: proteins, SMILES strings.
         max_characters_per_token (`int`, defaults to 50):
-            Character ids a word, begin and end marks included; at least 3, as in [`ElmoConfig`].
+            Character ids per word, begin and end marks included; at least 3, as in [`ElmoConfig`].
         word_vocab_file (`str`, *optional*):
-            The words that the language model of the same folder predicts (`vocab.txt`), one a line: `<S>`, `</S>`,
+            The words that the language model of the same folder predicts (`vocab.txt`), one per line: `<S>`, `</S>`,
             `<UNK>`, then by falling count. Only [`ElmoForPreTraining`] needs it.
         lexicon_file (`str`, *optional*):
             The numbers of words, of characters or of both (`lexicon.json`), for biLMs that have their own: those of

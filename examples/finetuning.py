@@ -30,7 +30,7 @@ class Task:
     A data set and how to learn from it.
 
     Attributes:
-        splits: "train", "dev" and "test"; an example has `words` and `labels`, one index or one a word.
+        splits: "train", "dev" and "test"; an example has `words` and `labels`, one index or one per word.
         labels: names of the classes.
         auto_class: loads a model with the head that fits.
         collator: makes the collator, given the tokenizer.
@@ -70,7 +70,7 @@ def option_parser(documentation: str, output: str) -> argparse.ArgumentParser:
 
 
 def write_text(task: Task, path: Path) -> None:
-    """The sentences to train on without their labels, one a line, words separated by spaces."""
+    """The sentences to train on without their labels, one per line, words separated by spaces."""
     text = "".join(" ".join(example["words"]) + "\n" for example in task.splits["train"])
     path.write_text(text, encoding="utf-8")
     console.print(f"{path}: {len(task.splits['train']):,} sentences")

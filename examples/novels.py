@@ -1,5 +1,5 @@
 """
-Text for the training of a small ELMo: 95 English novels (1840 to 1920), five of them kept aside, a sentence a line.
+Text for the training of a small ELMo: 95 English novels (1840 to 1920), five of them kept aside, a sentence per line.
 
     python examples/novels.py eltec-eng.tar.xz OUT_DIR
 

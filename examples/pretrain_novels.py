@@ -5,7 +5,7 @@ The recipe of the small English model inside the package: 90 novels, one command
     elmo-hf pretrain WORK_DIR/config --train WORK_DIR/text/train --eval WORK_DIR/text/check --output WORK_DIR/run ...
     python examples/pretrain_novels.py finish WORK_DIR MODEL_DIR
 
-`prepare` writes the text, a sentence a line, and the configuration, and prints the command in full. It may be stopped
+`prepare` writes the text, one sentence per line, and the configuration, and prints the command. It may be stopped
 at any time and goes on with `--resume`. `finish` writes what it trained with 16-bit weights, with the log of the
 training and its curve. Both take a minute.
 """

@@ -20,7 +20,7 @@ tqdm.set_lock(threading.RLock())
 
 # What takes long and seldom breaks alone: left out of an everyday `pytest`, run by `.ci/run` (`pytest -m ""`).
 HEAVY = (
-    "neighbours/",
+    "integration/",
     "test_compile.py",
     "test_compile_training.py",
     "test_derivatives.py",
@@ -82,7 +82,7 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interprete
 
 
 @pytest.fixture(scope="session")
-def run_as_stranger(interpreter: Interpreter) -> Callable[..., str]:
+def run_without_package(interpreter: Interpreter) -> Callable[..., str]:
     """Runs a script where neither this package nor h5py can be imported, and returns what it logged."""
 
     def run(script: str, *arguments: str | Path) -> str:

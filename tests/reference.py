@@ -18,7 +18,7 @@ FILES_SHA256 = {
     "options.json": "117cb6d2fb87b8485aa750ef299fa88cc4881f4bead731ea56aec8e944da580d",
     "lm_weights.hdf5": "dfdfd3001b5965b4b6ef857ac772b6624984f8248eaae08fb9be6d1b51ad8755",
     # 3 rows of 10 sentences. `lm_embeddings_k.hdf5` has the top layer of row k, one dataset of (2 directions, words,
-    # 16) a sentence, computed in 10 batches of one sentence a row with the LSTM state carried from batch to batch.
+    # 16) a sentence, computed in 10 batches of one sentence per row with the LSTM state carried from batch to batch.
     "sentences.json": "f3103518aaf930b32a08209dded69c76ad41bb8e4d99446701ac87e47d76aa1d",
     "lm_embeddings_0.hdf5": "ebeee87fe246cacc2dd4b6b109537cd03bf45c8f5402d3570be7c57ddcb6ea21",
     "lm_embeddings_1.hdf5": "3c1547698ac31d92e2965a555656f0f4680b83ab4ab0a54958646bcbb0f00da0",

@@ -1,4 +1,4 @@
-"""`convert`, `export` and `warm`, killed at any moment and several at once: the target is whole or absent."""
+"""`convert`, `export` and `fit-initial-state`, killed at any time, several at once: the target is whole or absent."""
 
 import multiprocessing
 import os
@@ -53,13 +53,13 @@ def export(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
     return ["export", model_dir, out / "target" / "options.json", out / "target" / "weights.hdf5"]
 
 
-def warm(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
+def fit_initial_state(reference_dir: Path, model_dir: Path, out: Path) -> list[Any]:
     (out / "text").write_text("The river bank was muddy .\n" * 50, encoding="utf-8")
-    return ["warm", default_model_path(), out / "text", "--output", out / "target" / "model"]
+    return ["fit-initial-state", default_model_path(), out / "text", "--output", out / "target" / "model"]
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("command", [convert, export, warm])
+@pytest.mark.parametrize("command", [convert, export, fit_initial_state])
 def test_a_killed_command_leaves_a_whole_target_or_none(
     command: Callable[..., list[Any]], reference_dir: Path, reference_model_dir: Path, tmp_path: Path
 ):

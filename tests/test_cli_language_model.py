@@ -1,4 +1,4 @@
-"""`elmo-hf perplexity`, `substitutes` and `warm`: what they print and write, and how they refuse."""
+"""`elmo-hf perplexity`, `substitutes` and `fit-initial-state`: what they print and write, and how they refuse."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoModel, ElmoTokenizer, default_model_path
-from elmo_hf.scoring import perplexity, score_sentences, substitutes, warm_up
+from elmo_hf.scoring import fit_initial_state, perplexity, score_sentences, substitutes
 from tests.language_model import TEXT, language_model, word_tokenizer
 from tests.test_cli import run
 from tests.tiny import tiny_model
@@ -63,7 +63,10 @@ def test_substitutes_are_those_of_the_function(folder: Path):
     assert out.splitlines() == [f"{probability:.4f}  {word}" for word, probability in expected]
 
 
-@pytest.mark.parametrize("sentence", ["the river rose.", "the [ ] rose.", "the [river rose."])
+@pytest.mark.parametrize(
+    "sentence",
+    ["the river rose.", "the [ ] rose.", "the [river rose.", "the [river] [rose].", "the [old river] rose.", "a] [b]"],
+)
 def test_a_sentence_without_a_word_in_brackets_is_refused(sentence: str):
     code, out, err = run("substitutes", sentence)
     message = f"elmo-hf: The sentence must have one word in [brackets], was: {sentence!r}.\n"
@@ -82,9 +85,12 @@ def test_a_warm_copy_starts_where_typical_sentences_end(model_class: type, folde
     model = model_class.from_pretrained(folder / "model")
     model.save_pretrained(folder / "model")
     output = folder / "warm"
-    assert succeed("warm", folder / "model", folder / "text", "--output", output, "--sentences", "3") == f"{output}\n"
+    assert (
+        succeed("fit-initial-state", folder / "model", folder / "text", "--output", output, "--sentences", "3")
+        == f"{output}\n"
+    )
 
-    warm_up(model.base_model, word_tokenizer(), [" ".join(words) for words in TEXT[:3]])
+    fit_initial_state(model.base_model, word_tokenizer(), [" ".join(words) for words in TEXT[:3]])
     warm = model_class.from_pretrained(output)
     expected = model.state_dict()
     assert warm.state_dict().keys() == expected.keys()
@@ -94,9 +100,9 @@ def test_a_warm_copy_starts_where_typical_sentences_end(model_class: type, folde
 
 
 def test_warm_copies_overwrite_nothing_and_need_a_folder(folder: Path):
-    code, out, err = run("warm", default_model_path(), folder / "text", "--output", folder / "model")
+    code, out, err = run("fit-initial-state", default_model_path(), folder / "text", "--output", folder / "model")
     message = f"elmo-hf: {folder / 'model'}: must be a new or empty folder, was there already.\n"
     assert (code, out, err) == (1, "", message)
-    code, out, err = run("warm", folder / "none", folder / "text", "--output", folder / "out")
+    code, out, err = run("fit-initial-state", folder / "none", folder / "text", "--output", folder / "out")
     assert (code, out, err) == (1, "", f"elmo-hf: {folder / 'none'}: must be a folder with config.json, was not.\n")
     assert not (folder / "out").exists()

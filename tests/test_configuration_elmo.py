@@ -70,7 +70,7 @@ WRONG_VALUES = [
     (
         {"scalar_mix_parameters": [0.0, 1.0]},
         ValueError,
-        "`scalar_mix_parameters` must be a list of 3 numbers, one a layer (the word vectors and each LSTM layer), "
+        "`scalar_mix_parameters` must be a list of 3 numbers, one per layer (word vectors and each LSTM layer), "
         "was: [0.0, 1.0].",
     ),
     ({"scalar_mix_parameters": [0, 0, math.inf]}, ValueError, "`scalar_mix_parameters` must be finite, was: inf."),

@@ -3,6 +3,7 @@
 import gzip
 import logging
 import pickle
+import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,6 +73,28 @@ def test_a_folder_means_its_text_files_in_the_order_of_their_names(tmp_path: Pat
     assert list(read_lines(tmp_path)) == ["from a.txt", "aus Zürich", "from b.txt"]
 
 
+def test_a_folder_without_txt_means_all_its_files_and_a_pattern_those_that_fit(tmp_path: Path):
+    # As the files of the One Billion Word Benchmark are called.
+    for name in ("news.en-00002-of-00100", "news.en-00001-of-00100", "other", ".hidden", "odd[1]"):
+        (tmp_path / name).write_text(f"from {name}", encoding="utf-8")
+    assert list(read_lines(tmp_path / "news.en-*")) == ["from news.en-00001-of-00100", "from news.en-00002-of-00100"]
+    # The name of a file that is there is no pattern.
+    assert list(read_lines(tmp_path / "odd[1]")) == ["from odd[1]"]
+    assert sorted(read_lines(tmp_path)) == [
+        "from news.en-00001-of-00100",
+        "from news.en-00002-of-00100",
+        "from odd[1]",
+        "from other",
+    ]
+
+
+def test_a_dash_is_the_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.txt").write_bytes("\ufeffZürich\n\nBern \n".encode())
+    with open(tmp_path / "a.txt", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert list(read_lines(["-", tmp_path / "a.txt"])) == ["Zürich", "Bern"] * 2
+
+
 def test_bytes_that_are_no_utf8_are_replaced_and_reported_once_a_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -89,10 +112,10 @@ def test_missing_files_are_named_before_anything_is_read(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match=r"none\.txt: must be a text file or a folder of them, was missing"):
         read_lines([tmp_path / "a.txt", tmp_path / "none.txt"])
-    with pytest.raises(
-        FileNotFoundError, match=r"folder: must be a folder with \*\.txt or \*\.txt\.gz files, has none"
-    ):
+    with pytest.raises(FileNotFoundError, match="folder: must be a folder with text files, has none"):
         read_lines(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match="must be a pattern of text files, fits none"):
+        read_lines(tmp_path / "b.*")
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-12], lambda data: b"plain text", lambda data: data[:12] * 9])

@@ -109,7 +109,7 @@ def commands(folder: Path, place: Path) -> dict[str, list[Any]]:
     return {
         "perplexity": ["perplexity", text, "--model", folder],
         "substitutes": ["substitutes", "The [river] bank", "--model", folder],
-        "warm": ["warm", folder, text, "--output", out],
+        "fit-initial-state": ["fit-initial-state", folder, text, "--output", out],
         "export": ["export", folder, out / "options.json", out / "weights.hdf5"],
         "pretrain": ["pretrain", folder, "--train", text, "--output", out, "--rows", 1, "--unroll-steps", 2,
                      "--max-steps", 1, "--learning-rate", 0, "--min-count", 1],
@@ -145,7 +145,7 @@ def test_a_damaged_folder_is_told_in_one_line_or_does_no_harm(seed: int, sound: 
         else:
             assert "nan" not in out, (told, name)
             # Without weights, a folder is a configuration to begin with.
-            if name == "warm" or (name == "pretrain" and told != "model.safetensors missing"):
+            if name == "fit-initial-state" or (name == "pretrain" and told != "model.safetensors missing"):
                 # Every weight is one of the folder's.
                 given, found = bilm_of(sound), bilm_of(place)
                 assert found.keys() == given.keys()
@@ -161,7 +161,7 @@ def test_a_mix_that_is_missing_is_not_made_up(tmp_path: Path):
     name = next(name for name in weights if name.startswith("scalar_mixes.1."))
     del weights[name]
     save_file(weights, file, metadata={"format": "pt"})
-    code, _, err = run("warm", tmp_path / "model", tmp_path / "text", "--output", tmp_path / "out")
+    code, _, err = run("fit-initial-state", tmp_path / "model", tmp_path / "text", "--output", tmp_path / "out")
     assert (code, err) == (
         1,
         f"elmo-hf: {tmp_path / 'model'}: `{name}` must be among the weights, was missing.\n",

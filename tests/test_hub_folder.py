@@ -1,4 +1,4 @@
-"""A folder that `save_pretrained` wrote is complete: it loads where this package cannot be imported, bit by bit."""
+"""A folder that `save_pretrained` wrote is complete: it loads where this package cannot be imported, bit for bit."""
 
 import ast
 import importlib
@@ -76,11 +76,11 @@ class Elsewhere(NamedTuple):
 
 @pytest.fixture(scope="module")
 def elsewhere(
-    run_as_stranger: Callable[..., str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+    run_without_package: Callable[..., str], folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Elsewhere:
     workspace = tmp_path_factory.mktemp("elsewhere")
     again, results = workspace / "again", workspace / "results.pt"
-    run_as_stranger(ELSEWHERE.format(texts=TEXTS), folder, again, results)
+    run_without_package(ELSEWHERE.format(texts=TEXTS), folder, again, results)
     return Elsewhere(again, torch.load(results, weights_only=True))
 
 

@@ -183,7 +183,7 @@ def test_labels_outside_the_vocabulary_are_refused():
     inputs["labels"][0, 0] = 15
     with pytest.raises(ValueError, match=r"^`labels` must be from -100 to 14, was: from 0 to 15\.$"):
         language_model()(**inputs)
-    with pytest.raises(ValueError, match="one word a column"):
+    with pytest.raises(ValueError, match="one word per column"):
         language_model()(**{**inputs, "labels": inputs["labels"][:, 1:]})
 
 

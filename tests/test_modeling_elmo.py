@@ -86,7 +86,7 @@ def test_a_layer_without_weight_stays_out_even_when_it_is_infinite():
 
 def test_scalar_mix_refuses_another_number_of_layers():
     mix = ElmoScalarMix(tiny_config())
-    with pytest.raises(ValueError, match=r"`layers` must be 3 tensors, one a layer, was: 2"):
+    with pytest.raises(ValueError, match=r"`layers` must be 3 tensors, one per layer, was: 2"):
         mix([torch.zeros(1), torch.zeros(1)])
 
 

@@ -1,4 +1,4 @@
-"""`examples/novels.py`: novels out of their archive, one form of quotes and dashes, one sentence a line."""
+"""`examples/novels.py`: novels out of their archive, one form of quotes and dashes, one sentence per line."""
 
 # ruff: noqa: RUF001 (quotes and dashes of the books)
 

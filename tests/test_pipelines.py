@@ -163,8 +163,8 @@ def test_a_second_copy_of_the_hub_files_changes_nothing_more():
     assert spec.loader is not None
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
-    copy.teach_pipelines()
-    pipelines_elmo.teach_pipelines()
+    copy.patch_token_classification_pipeline()
+    pipelines_elmo.patch_token_classification_pipeline()
     assert TokenClassificationPipeline.gather_pre_entities is gather
     assert not hasattr(gather.__wrapped__, "__wrapped__")
 
@@ -259,7 +259,7 @@ with open(output, "w") as file:
 
 
 def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(
-    run_as_stranger: Callable[..., str], tmp_path: Path
+    run_without_package: Callable[..., str], tmp_path: Path
 ):
     expected, folders = {}, {}
     tokenizer = ElmoTokenizer()
@@ -276,7 +276,7 @@ def test_heads_and_pipelines_work_from_folders_where_elmo_hf_cannot_be_imported(
         tokenizer.save_pretrained(folders[name])
         with torch.no_grad():
             expected[name] = model(ids.unsqueeze(1) if name == "MultipleChoice" else ids)[0]
-    log = run_as_stranger(REMOTE_CODE, json.dumps(folders), TEXT, tmp_path / "result.json")
+    log = run_without_package(REMOTE_CODE, json.dumps(folders), TEXT, tmp_path / "result.json")
     assert "not supported" not in log
     given = json.loads((tmp_path / "result.json").read_text())
     for name, logits in expected.items():

@@ -60,7 +60,7 @@ HEAVY = "{'torch', 'transformers', 'h5py', 'pyarrow', 'sklearn', 'matplotlib', '
         (["export", "none", "options.json", "weights.hdf5"], 1),
         (["perplexity", "none.txt"], 1),
         (["substitutes", "no brackets"], 1),
-        (["warm", "none", __file__, "--output", "out"], 1),
+        (["fit-initial-state", "none", __file__, "--output", "out"], 1),
         (["pretrain", "none", "--train", __file__, "--output", "out"], 1),
         (["pretrain", "none", "--train", __file__, "--output", "out", "--epochs", "-1"], 1),
         (["types", "none.txt", "out.txt"], 1),

@@ -1,11 +1,13 @@
 """Perplexity and substitutes of texts."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 
-from elmo_hf.scoring import perplexity, score_sentences, substitutes, warm_up
+from elmo_hf import scoring
+from elmo_hf.scoring import fit_initial_state, perplexity, score_sentences, substitutes
 from tests.language_model import TEXT, language_model, word_tokenizer
 
 
@@ -78,15 +80,22 @@ def test_text_without_a_word_has_no_perplexity():
 def test_warm_state_is_the_average_after_each_sentence():
     model, tokenizer = language_model(), word_tokenizer()
     after = [model(**tokenizer([words], is_split_into_words=True, return_tensors="pt")).lstm_states for words in TEXT]
-    warm_up(model.elmo, tokenizer, [*TEXT, []])
+    fit_initial_state(model.elmo, tokenizer, [*TEXT, []])
     hidden, cell = (torch.cat(states).mean(0) for states in zip(*after, strict=True))
     torch.testing.assert_close(model.elmo.initial_state.hidden, hidden)
     torch.testing.assert_close(model.elmo.initial_state.cell, cell)
     # From zeros again, not from where the first time ended.
-    warm_up(model.elmo, tokenizer, TEXT)
+    fit_initial_state(model.elmo, tokenizer, TEXT)
     torch.testing.assert_close(model.elmo.initial_state.hidden, hidden)
 
 
-def test_nothing_warms_nothing():
-    with pytest.raises(ValueError, match="must have a word to warm"):
-        warm_up(language_model().elmo, word_tokenizer(), ["", []])
+def test_nothing_and_a_text_without_lines_give_no_initial_state():
+    with (
+        mock.patch.object(scoring, "MAX_WORDS", 5),
+        pytest.raises(
+            ValueError, match=r"must have at most 5 words, number 2 has 6\. Texts have one sentence per line"
+        ),
+    ):
+        fit_initial_state(language_model().elmo, word_tokenizer(), [["a"], ["a"] * 6])
+    with pytest.raises(ValueError, match="must have a word to read"):
+        fit_initial_state(language_model().elmo, word_tokenizer(), ["", []])

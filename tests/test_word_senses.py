@@ -1,4 +1,4 @@
-"""`benchmarks/word_senses.py`: the labelled sentences, and what is counted; `examples/senses.py`: what is shown."""
+"""`benchmarks/word_senses.py`: the sentences and what is counted; `examples/word_senses.py`: what is shown."""
 
 import sys
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 from benchmarks import word_senses
 from benchmarks.word_senses import Item, accuracy, centroid_scores, neighbour_scores, read_items, word_vectors
 from elmo_hf import ElmoEmbedder, ElmoTokenizer
-from examples import senses
+from examples import word_senses as senses
 from tests.tiny import tiny_model
 
 
@@ -103,7 +103,7 @@ def test_long_sentences_are_cut_around_the_word():
 
 
 def test_the_example_shows_neighbours_of_each_query(model_dir, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["senses.py", model_dir])
+    monkeypatch.setattr(sys, "argv", ["word_senses.py", model_dir])
     senses.main()
     printed = capsys.readouterr().out
     assert all(text.removesuffix(".") in printed for _, text in senses.QUERIES)
@@ -112,7 +112,7 @@ def test_the_example_shows_neighbours_of_each_query(model_dir, monkeypatch, caps
 
 
 def test_the_example_asks_for_a_sentence_with_the_word(model_dir, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["senses.py", model_dir, "--word", "bank", "--query", "The river rose."])
+    monkeypatch.setattr(sys, "argv", ["word_senses.py", model_dir, "--word", "bank", "--query", "The river rose."])
     with pytest.raises(SystemExit):
         senses.main()
     assert "--query must have the word 'bank', does not." in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""The customs office: foreign checkpoint formats, one file a format, in and out, and Hub folders made of them."""
+"""The customs office: foreign checkpoint formats, one file per format, in and out, and Hub folders made of them."""

@@ -75,7 +75,7 @@ def _kernel_to_file(weight_ih: np.ndarray, weight_hh: np.ndarray) -> np.ndarray:
     return _swap_gates(np.concatenate([weight_ih, weight_hh], axis=1)).T
 
 
-AS_IT_IS = Layout("as it is", lambda x: (x,), lambda x: x)
+IDENTITY = Layout("as it is", lambda x: (x,), lambda x: x)
 TRANSPOSED = Layout("transposed", lambda x: (x.T,), lambda x: x.T)
 # In the file ids start at 0, here at 1: row 0 is ours.
 EMBEDDING = Layout("zeros above", lambda x: (np.pad(x, ((1, 0), (0, 0))),), _table_to_file)
@@ -106,7 +106,7 @@ def tensor_table(config: ElmoConfig) -> list[TensorEntry]:
         dataset: str,
         parameters: str | tuple[str, ...],
         shape: tuple[int, ...],
-        layout: Layout = AS_IT_IS,
+        layout: Layout = IDENTITY,
         absent: Callable[[tuple[int, ...]], np.ndarray] | None = None,
     ) -> TensorEntry:
         return TensorEntry(

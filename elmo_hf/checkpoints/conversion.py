@@ -119,7 +119,7 @@ def convert_checkpoint(
         name (`str`, *optional*): which checkpoint of the folder, or which module of the archive, if there are several.
         softmax_file (`str` or `os.PathLike`, *optional*): with OPTIONS_FILE and WEIGHT_FILE, the hdf5 file of the
             language model's softmax; needs `vocab_file`. Of a folder they are found.
-        vocab_file (`str` or `os.PathLike`, *optional*): the words of its rows, one a line.
+        vocab_file (`str` or `os.PathLike`, *optional*): the words of its rows, one per line.
         progress (`Callable`, *optional*): called with a step, what is done of it and how much there is.
 
     Raises:

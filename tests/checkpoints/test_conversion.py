@@ -94,9 +94,9 @@ torch.save(list(outputs.hidden_states), output)
 
 
 def test_a_folder_loads_bit_equal_where_elmo_hf_cannot_be_imported(
-    run_as_stranger: Callable[..., str], reference_model_dir: Path, reference_dir: Path, tmp_path: Path
+    run_without_package: Callable[..., str], reference_model_dir: Path, reference_dir: Path, tmp_path: Path
 ):
-    run_as_stranger(REMOTE_CODE, reference_model_dir, tmp_path / "layers.pt")
+    run_without_package(REMOTE_CODE, reference_model_dir, tmp_path / "layers.pt")
 
     model = read_model(reference_dir / "options.json", reference_dir / "lm_weights.hdf5")
     tokenizer = ElmoTokenizer()

@@ -1,11 +1,12 @@
 """
 The same word in other company: nearest neighbours of a word as it stands in a sentence, as in table 4 of the paper.
 
-    python examples/senses.py [MODEL_DIR] [--sentences FILE] [--query "She struck a note upon the harp ." --word note]
+    python examples/word_senses.py [MODEL_DIR] [--sentences FILE]
+    python examples/word_senses.py [MODEL_DIR] --query "She struck a note upon the harp ." --word note
 
 Layer 0 knows how a word is spelled and gives it one vector; the layers above it know the sentence. FILE is a UTF-8
-text, a sentence a line, to look for neighbours in; without it the sentences of `benchmarks/word_senses.py` do. Without
-MODEL_DIR it is the small model of the package, which needs no network.
+text, one sentence per line, to look for neighbours in; without it the sentences of `benchmarks/word_senses.py` do.
+Without MODEL_DIR it is the small model of the package, which needs no network.
 """
 
 import argparse

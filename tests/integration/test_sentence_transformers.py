@@ -57,7 +57,7 @@ def test_given_words_are_joined_by_spaces_and_stay_whole(reference_model_dir: Pa
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 def test_the_recipe_learns_and_loads_again_without_this_package(
-    run_recipe: Callable[[str], dict[str, Any]], run_as_stranger: Callable[..., str], tmp_path: Path
+    run_recipe: Callable[[str], dict[str, Any]], run_without_package: Callable[..., str], tmp_path: Path
 ):
     found = run_recipe("Sentence embeddings with sentence-transformers")
     pairs = found["pairs"]
@@ -72,7 +72,7 @@ def test_the_recipe_learns_and_loads_again_without_this_package(
     trained = found["trainer"].model.encode(TEXTS)
     np.testing.assert_array_equal(found["model"].encode(TEXTS), trained)
     np.save(tmp_path / "texts.npy", np.array(TEXTS))
-    run_as_stranger(
+    run_without_package(
         """
 import sys
 import numpy as np
