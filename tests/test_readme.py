@@ -1,5 +1,7 @@
 """What README and docs print runs as it stands, and their links lead somewhere."""
 
+import importlib
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -58,6 +60,38 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path):
         if heading:
             titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+# Modules whose functions and classes users call, each with those that are no business of theirs.
+INDEXED: dict[str, set[str]] = {
+    "elmo_hf": set(),
+    "elmo_hf.corpus": set(),
+    "elmo_hf.onnx_export": {"OnnxExport"},
+    "elmo_hf.pictures": set(),
+    "elmo_hf.scoring": {"Perplexity", "SentenceScores", "check_vocabulary"},
+    "elmo_hf.small_model": {"default_model_path", "load_default"},
+    "elmo_hf.table_embedding": set(),
+    "elmo_hf.text_files": set(),
+    "elmo_hf.usage": {"LayerGeometry", "Neighbor", "Uses", "WordChange"},
+}
+
+
+def test_the_index_names_what_is_there_and_all_of_it():
+    names = re.findall(r"^\| `(elmo_hf\.[\w.]+)` \| (.+) \|$", (ROOT / "docs" / "index.md").read_text("utf-8"), re.M)
+    assert all(line for _, line in names)
+    found = [name for name, _ in names]
+    assert len(found) == len(set(found)) > 50
+    for name in found:
+        module, _, attribute = name.rpartition(".")
+        assert inspect.getdoc(getattr(importlib.import_module(module), attribute)), name
+    for module, others in INDEXED.items():
+        public = importlib.import_module(module)
+        own = getattr(public, "__all__", None) or [
+            name
+            for name, value in vars(public).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module and callable(value)
+        ]
+        assert {f"{module}.{name}" for name in set(own) - others} <= set(found)
 
 
 def test_what_migrating_prints_runs(
