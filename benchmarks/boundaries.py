@@ -19,8 +19,8 @@ from transformers import TrainingArguments, default_data_collator, set_seed
 
 from benchmarks.machine import describe
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
+from elmo_hf.bilm_trainer import BilmTrainer, adamw_recipe, schedule_decay
 from elmo_hf.corpus import BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
-from elmo_hf.pretraining import BilmTrainer, adamw_recipe, schedule_decay
 from elmo_hf.scoring import perplexity
 from elmo_hf.text_files import read_lines
 

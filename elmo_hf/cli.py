@@ -65,23 +65,25 @@ def convert(
         list[str],
         typer.Argument(
             metavar="CHECKPOINT OUT_DIR",
-            help="A folder, a zip, a tar, or a name of `elmo-hf released`; or OPTIONS.json WEIGHTS.hdf5. Last, the "
-            "folder to make.",
+            help="A folder, a zip or a tar, a name from `elmo-hf released`, or OPTIONS.json WEIGHTS.hdf5; then the "
+            "folder to create.",
         ),
     ],
-    license: Annotated[str | None, typer.Option(help="For the model card, apache-2.0 for example.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an ELMo folder that is there.")] = False,
-    verify: Annotated[bool, typer.Option(help="Compare the result with a plain computation from the files.")] = True,
+    license: Annotated[str | None, typer.Option(help="License for the model card, such as apache-2.0.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing ELMo folder.")] = False,
+    verify: Annotated[bool, typer.Option(help="Check the result against a plain computation from the files.")] = True,
     format: Annotated[
-        str | None, typer.Option(help="hdf5, tensorflow, tfhub, allennlp or many-langs, if there are several.")
+        str | None, typer.Option(help="hdf5, tensorflow, tfhub, allennlp or many-langs, where several would fit.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Which biLM of the folder or archive, if there are several.")
+        str | None, typer.Option(help="Which biLM of the folder or archive to convert, where it holds several.")
     ] = None,
-    softmax: Annotated[Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the file of its softmax.")] = None,
-    vocab: Annotated[Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the words of the softmax.")] = None,
+    softmax: Annotated[Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the softmax file.")] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(help="With OPTIONS and WEIGHTS: the vocabulary of the softmax.")
+    ] = None,
 ):
-    """Turn a checkpoint of another library into a folder for from_pretrained and the Hub."""
+    """Convert a checkpoint of another library into a folder for from_pretrained and the Hub."""
     from .released import find_released
 
     with _one_line_errors(), _progress_bars() as progress:
@@ -124,7 +126,7 @@ def convert(
 
 @app.command("released")
 def list_released(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell all that is known of this one.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known about this one.")] = None,
 ):
     """List the released ELMo checkpoints, which `convert` takes by their names."""
     from .released import released, similar_names
@@ -152,12 +154,14 @@ def list_released(
 
 @app.command()
 def export(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A folder of save_pretrained or convert.")],
-    options_file: Annotated[Path, typer.Argument(metavar="OPTIONS.json", help="The options to write.")],
-    weight_file: Annotated[Path, typer.Argument(metavar="WEIGHTS.hdf5", help="The weights to write.")],
-    softmax: Annotated[Path | None, typer.Option(help="Write the softmax of a language model, too.")] = None,
-    vocab: Annotated[Path | None, typer.Option(help="Write the words of the softmax, too.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A folder written by save_pretrained or convert.")
+    ],
+    options_file: Annotated[Path, typer.Argument(metavar="OPTIONS.json", help="The options file to write.")],
+    weight_file: Annotated[Path, typer.Argument(metavar="WEIGHTS.hdf5", help="The weight file to write.")],
+    softmax: Annotated[Path | None, typer.Option(help="Also write the softmax of a language model.")] = None,
+    vocab: Annotated[Path | None, typer.Option(help="Also write the vocabulary of the softmax.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ):
     """Write the biLM of a folder as the files that AllenNLP and bilm-tf read."""
     with _one_line_errors():
@@ -177,19 +181,21 @@ def export(
 @app.command("export-onnx")
 def print_onnx_export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, a name of `elmo-hf released` or a repository.")
+        str, typer.Argument(metavar="MODEL", help="A folder, a name from `elmo-hf released`, or a Hub repository.")
     ],
-    onnx_file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to make.")],
+    onnx_file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to create.")],
     language_model: Annotated[
-        bool, typer.Option("--language-model", help="Write the probabilities of words, not the vectors.")
+        bool, typer.Option("--language-model", help="Export word probabilities instead of vectors.")
     ] = False,
     carry_states: Annotated[
-        bool, typer.Option("--carry-states", help="Make the states to start from inputs, too.")
+        bool, typer.Option("--carry-states", help="Also take the LSTM states to start from as inputs.")
     ] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Write weights in 8 bits: smaller, and not exact.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize the weights to 8 bits: smaller, but not exact.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ):
-    """Write a model, with its head if it has one, as a file for onnxruntime."""
+    """Export a model, including its head if it has one, to a file for onnxruntime."""
     with _one_line_errors():
         check_new_file(onnx_file, overwrite)
         _import_quietly()
@@ -218,48 +224,52 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT... OUTPUT",
-            help="Files of sentences, - for the standard input; last, the file of vectors to make: .hdf5, .parquet, "
-            ".npz or .safetensors.",
+            help="Text files, or - for standard input; then the file of vectors to create: .hdf5, .parquet, .npz or "
+            ".safetensors.",
         ),
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A folder, a name of `elmo-hf released` or a repository. [default: the small model]"),
+        typer.Option(help="A folder, a name from `elmo-hf released`, or a Hub repository. [default: the small model]"),
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="mix, top, average, sum, all, a number, or numbers with commas between.")
+        str, typer.Option(help="mix, top, average, sum, all, or layer numbers separated by commas.")
     ] = "mix",
     pooling: Annotated[str | None, typer.Option(help="One vector per sentence: mean or max of its words.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or, in safetensors, bfloat16.")] = "float32",
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What the files are: text (a sentence per line), words (split at spaces), conllu, fasta, csv, tsv, "
+            help="Type of the input: text (one sentence per line), words (split at spaces), conllu, fasta, csv, tsv, "
             "jsonl or parquet. [default: by their names]"
         ),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="The column of a table with the sentences.")] = None,
+    column: Annotated[str | None, typer.Option(help="Which column of a table holds the sentences.")] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="How to split text: moses, whitespace or characters. [default: as the model]"),
+        typer.Option(
+            help="How to split text into words: moses, whitespace or characters. [default: as for the model]"
+        ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="The part of machine I of N that share the text, from 1."),
+        typer.Option(metavar="I/N", help="Embed only the Ith of N parts of the text, to share it among machines."),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Read longer sentences in windows of so many words.")
+        int | None, typer.Option(min=1, help="Read sentences longer than this in windows of this many words.")
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Words that a window shares with the next.")] = 0,
+    overlap: Annotated[int, typer.Option(min=0, help="Words that neighbouring windows share.")] = 0,
     carry_state: Annotated[
-        bool, typer.Option("--carry-state", help="Each sentence goes on where the one before it ended; slower.")
+        bool, typer.Option("--carry-state", help="Start each sentence from the state the previous one left; slower.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per batch, at most.")] = 128,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: CUDA if it is there]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of sentences per batch.")] = 128,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 and so on. [default: CUDA if available]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ):
     """
-    Write the vectors of a text to a file. The same command goes on where it was stopped.
+    Write the vectors of a text to a file. Run the same command again to resume.
     """
     with _one_line_errors():
         if len(paths) < 2:
@@ -311,12 +321,12 @@ def embed(
 @app.command()
 def types(
     paths: Annotated[
-        list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files of sentences; last, the file to make.")
+        list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Text files, then the file to create.")
     ],
-    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
     layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
-    min_count: Annotated[int, typer.Option(min=1, help="Leave out rarer words.")] = 5,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    min_count: Annotated[int, typer.Option(min=1, help="Leave out words that occur less often.")] = 5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ):
     """Write the average vector of each word of a text, as a word2vec file that gensim opens."""
     with _one_line_errors():
@@ -338,19 +348,21 @@ def types(
 
 @app.command()
 def change(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="A text, a sentence per line.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another text.")],
-    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A text, one sentence per line.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The text to compare it with.")],
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
     layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
     words: Annotated[
-        str | None, typer.Option(help="These words, with commas between. [default: all frequent]")
+        str | None, typer.Option(help="Words to compare, separated by commas. [default: the frequent ones]")
     ] = None,
-    min_count: Annotated[int, typer.Option(min=2, help="Leave out words that are rarer in either text.")] = 20,
-    max_words: Annotated[int, typer.Option(min=1, help="So many words at most, the most frequent.")] = 500,
-    top: Annotated[int, typer.Option(min=1, help="Print so many.")] = 20,
-    sentences: Annotated[bool, typer.Option("--sentences", help="Print sentences that show it.")] = False,
+    min_count: Annotated[int, typer.Option(min=2, help="Leave out words that occur less often in either text.")] = 20,
+    max_words: Annotated[
+        int, typer.Option(min=1, help="Compare at most this many words, the most frequent ones.")
+    ] = 500,
+    top: Annotated[int, typer.Option(min=1, help="How many words to print.")] = 20,
+    sentences: Annotated[bool, typer.Option("--sentences", help="Also print sentences that show the change.")] = False,
 ):
-    """List the words whose use differs most between two texts."""
+    """List the words that two texts use most differently."""
     with _one_line_errors():
         from .sentence_files import SentenceFiles
 
@@ -386,9 +398,11 @@ def change(
 
 @app.command("geometry")
 def print_geometry(
-    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Files of sentences.")],
-    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
-    sentences: Annotated[int, typer.Option(min=1, help="Read so many, at most: they are held in memory.")] = 2000,
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Text files.")],
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
+    sentences: Annotated[
+        int, typer.Option(min=1, help="Read at most this many sentences; they are held in memory.")
+    ] = 2000,
 ):
     """Print how contextual each layer is, as in Ethayarajh (2019)."""
     with _one_line_errors():
@@ -414,20 +428,21 @@ _EMBED_BAR = "{desc} {percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {postfi
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(metavar="WORD_OR_SENTENCE", help="A word, or a sentence in quotes.")],
-    text: Annotated[list[str], typer.Option("--text", help="A file of sentences; may be given several times.")],
+    text: Annotated[list[str], typer.Option("--text", help="A text file; may be repeated.")],
     output: Annotated[
-        Path | None, typer.Option(help="The picture, .png, .svg or .pdf. [default: the word, or sentence, .png]")
+        Path | None,
+        typer.Option(help="The picture to create, .png, .svg or .pdf. [default: named after the word or sentence]"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="As for embed. [default: the small model]")] = None,
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
     layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
     clusters: Annotated[
-        int | None, typer.Option(min=1, max=6, help="Groups of the uses of a word. [default: what divides them best]")
+        int | None, typer.Option(min=1, max=6, help="Number of groups of uses. [default: the best fit]")
     ] = None,
-    max_uses: Annotated[int, typer.Option(min=1, help="Draw so many uses of a word, at most.")] = 300,
-    neighbors: Annotated[int, typer.Option(min=1, help="Of each word of a sentence.")] = 5,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    max_uses: Annotated[int, typer.Option(min=1, help="Draw at most this many uses of a word.")] = 300,
+    neighbors: Annotated[int, typer.Option(min=1, help="Nearest neighbours to show for each word of a sentence.")] = 5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ):
-    """Draw the uses of a word in a text, or what is nearest to each word of a sentence."""
+    """Draw the uses of a word in a text, or the nearest neighbours of each word of a sentence."""
     with _one_line_errors():
         from .sentence_files import SentenceFiles
 
@@ -515,7 +530,9 @@ class Optimizer(StrEnum):
 def pretrain(
     model_dir: Annotated[
         Path,
-        typer.Argument(metavar="CONFIG_OR_MODEL_DIR", help="A folder of config.json, and of weights to go on from."),
+        typer.Argument(
+            metavar="CONFIG_OR_MODEL_DIR", help="A folder with a config.json and, to go on training, weights."
+        ),
     ],
     train: Annotated[
         list[Path],
@@ -523,44 +540,61 @@ def pretrain(
             help="A file, one sentence per line, a folder or a pattern such as 'news.en-*'; may be repeated."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="The folder to make, new or empty.")],
+    output: Annotated[Path, typer.Option(help="The folder to create.")],
     evaluation: Annotated[
-        list[Path] | None, typer.Option("--eval", help="Other text, to measure the perplexity of.")
+        list[Path] | None, typer.Option("--eval", help="Held-out text: its perplexity is measured.")
     ] = None,
     vocab: Annotated[Path | None, typer.Option(help="The words to predict, one per line.")] = None,
     min_count: Annotated[
-        int | None, typer.Option(help="Predict what occurs so often in the text. [default: 3]")
+        int | None, typer.Option(help="Predict words that occur at least this often. [default: 3]")
     ] = None,
-    max_vocab: Annotated[int | None, typer.Option(help="Predict so many words of the text at most.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Windows, or sentences, a batch of each process.")] = 128,
-    unroll_steps: Annotated[int, typer.Option(min=1, help="Words a window.")] = 20,
+    max_vocab: Annotated[
+        int | None, typer.Option(help="Predict at most this many words, the most frequent ones.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Batch size of each process: streams, or sentences with --sentences.")
+    ] = 128,
+    unroll_steps: Annotated[int, typer.Option(min=1, help="Words per stream and batch.")] = 20,
     sentences: Annotated[
-        bool, typer.Option("--sentences", help="Train on sentences in any order, without state.")
+        bool, typer.Option("--sentences", help="Shuffle sentences and start each from the initial state.")
     ] = False,
     read_last_boundary: Annotated[
-        bool, typer.Option(help="Let each direction read the boundary at its end; bilm-tf does not.")
+        bool, typer.Option(help="Feed the boundary at the end of a sentence to the LSTMs; bilm-tf does not.")
     ] = True,
-    epochs: Annotated[float, typer.Option(help="How often to read the text.")] = 10.0,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, instead of --epochs.")] = None,
-    optimizer: Annotated[Optimizer, typer.Option(help="Adagrad as in bilm-tf, or AdamW.")] = Optimizer.adagrad,
+    epochs: Annotated[float, typer.Option(help="Passes over the text.")] = 10.0,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many batches, whatever --epochs says.")
+    ] = None,
+    optimizer: Annotated[
+        Optimizer, typer.Option(help="adagrad as in bilm-tf, or adamw as for elmo-novels.")
+    ] = Optimizer.adagrad,
     learning_rate: Annotated[float | None, typer.Option(help="[default: 0.2 with adagrad, 0.003 with adamw]")] = None,
     sampled_words: Annotated[
-        int | None, typer.Option(min=0, help="Wrong answers a batch, 0 for all words. [default: as configured]")
+        int | None,
+        typer.Option(min=0, help="Size of the sampled softmax, 0 for the full one. [default: as configured]"),
     ] = None,
-    pretokenized: Annotated[bool, typer.Option("--pretokenized", help="Words are what spaces separate.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on in the folder, with its text, words and last checkpoint.")
+    pretokenized: Annotated[
+        bool, typer.Option("--pretokenized", help="The text is already split into words by spaces.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the first weights and of what is drawn.")] = 42,
-    save_steps: Annotated[int | None, typer.Option(min=1, help="Batches a checkpoint. [default: an epoch]")] = None,
-    eval_steps: Annotated[int | None, typer.Option(min=1, help="Batches an evaluation. [default: an epoch]")] = None,
-    log_to: Annotated[str | None, typer.Option(help="tensorboard, or another logger that transformers knows.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training in --output from its last checkpoint.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 42,
+    save_steps: Annotated[
+        int | None, typer.Option(min=1, help="Write a checkpoint every so many batches. [default: every epoch]")
+    ] = None,
+    eval_steps: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate every so many batches. [default: every epoch]")
+    ] = None,
+    log_to: Annotated[
+        str | None, typer.Option(help="A logger that transformers knows: tensorboard, wandb and others.")
+    ] = None,
 ):
     """
-    Train a biLM on text, from random weights or on from those of a folder.
+    Train a biLM on text, from scratch or from the weights of a folder.
 
-    Without --vocab, --min-count and --max-vocab the words to predict are those of the folder if it has vocab.txt, else
-    those of the text. Where they are not the same as before, their softmax starts anew.
+    Without --vocab, --min-count and --max-vocab, the vocabulary is that of the folder if it has a vocab.txt, otherwise
+    that of the text. If it differs from the one the model was trained with, the softmax starts from scratch.
     """
     with _one_line_errors():
         _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
@@ -569,7 +603,7 @@ def pretrain(
             text_files(path)
         check_model_folder(model_dir)
         _import_quietly()
-        from .pretraining_command import pretrain
+        from .pretraining import pretrain
 
         done = pretrain(
             model_dir,
@@ -614,14 +648,16 @@ def perplexity(
     ],
     model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
     carry_state: Annotated[
-        bool, typer.Option("--carry-state", help="Each sentence goes on where the one before it ended; slower.")
+        bool, typer.Option("--carry-state", help="Start each sentence from the state the previous one left; slower.")
     ] = False,
     words: Annotated[
-        bool, typer.Option("--words", help="Print each word and the logarithms of both its probabilities first.")
+        bool, typer.Option("--words", help="First print each word with the logarithms of both its probabilities.")
     ] = False,
-    pretokenized: Annotated[bool, typer.Option("--pretokenized", help="Words are what spaces separate.")] = False,
+    pretokenized: Annotated[
+        bool, typer.Option("--pretokenized", help="The text is already split into words by spaces.")
+    ] = False,
 ):
-    """How well a language model expects a text: exact, by both directions."""
+    """Measure how well a language model predicts a text: exactly, in both directions."""
 
     def printed(scores: "SentenceScores") -> "SentenceScores":
         for word, forward, backward in zip(scores.words, scores.forward, scores.backward, strict=False):
@@ -650,9 +686,9 @@ def perplexity(
 def substitutes(
     sentence: Annotated[str, typer.Argument(help="Text with one word in [brackets].")],
     model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many words.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many words to print.")] = 10,
 ):
-    """The words that both directions expect most in the place of one."""
+    """List the words most likely to stand in the place of one word."""
     with _one_line_errors():
         before, bracket, rest = sentence.partition("[")
         word, closing, after = rest.partition("]")
@@ -670,15 +706,17 @@ def substitutes(
 
 @app.command("fit-initial-state")
 def fit_initial_state_of_folder(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A folder of save_pretrained or convert.")],
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A folder written by save_pretrained or convert.")
+    ],
     text: Annotated[
         list[Path],
         typer.Argument(metavar="TEXT...", help="Files, one sentence per line, folders or patterns; - for stdin."),
     ],
-    output_dir: Annotated[Path, typer.Option("--output", help="The folder to make, new or empty.")],
-    sentences: Annotated[int, typer.Option(min=1, help="How many sentences to read, at most.")] = 1000,
+    output_dir: Annotated[Path, typer.Option("--output", help="The folder to create.")],
+    sentences: Annotated[int, typer.Option(min=1, help="Read at most this many sentences.")] = 1000,
 ):
-    """Copy a folder with a fixed initial state: the average over what typical sentences leave behind."""
+    """Copy a model folder and add an initial state: the average of the states that sentences of a text end in."""
     with _one_line_errors():
         lines = read_lines(text)
         check_model_folder(model_dir)

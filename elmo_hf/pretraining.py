@@ -1,280 +1,312 @@
-"""Training of a biLM: `Trainer` with LSTM state that goes on from batch to batch, and the recipe of bilm-tf."""
+"""From text and sizes to a trained language model, resumed where it was stopped: `elmo-hf pretrain`."""
 
-import json
 import math
-import re
-import shutil
-import time
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
+from tqdm import tqdm
+from transformers import (
+    DataCollatorForTokenClassification,
+    TrainerState,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .corpus import BilmWindows
-from .files import PathLike, atomic_file
+from .bilm_trainer import BilmTrainer, EvaluateAtTheEnd, adamw_recipe, bilm_tf_recipe, schedule_decay
+from .checkpoints.hub_folder import check_sizes, load_config, load_model, load_tokenizer
+from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
+from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
+from .modeling_elmo import ElmoForPreTraining, ElmoModel
+from .text_files import read_lines
+from .tokenization_elmo import ElmoTokenizer
+from .training_run import TrainingRun, hash_of, hash_of_model
 
-# Gradients are clipped to this norm, and Adagrad's squares start from this, in bilm-tf, where the loss of a step is
-# the sum over the steps of a window. Here it is the average, see `bilm_tf_recipe`.
-_CLIP_NORM, _INITIAL_ACCUMULATOR = 10.0, 1.0
+# Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
+MIN_COUNT = 3
+# A sentence without state is cut there: a whole chapter in one line would fill the memory.
+MAX_SENTENCE_WORDS = 400
+# Seconds that processes wait for the first one to split the text and count its words.
+PREPARATION_TIMEOUT = 7 * 86400
 
-# Written last into a checkpoint: the size of each of its files.
-MANIFEST = "complete.json"
-
-LstmStates = tuple[Tensor, Tensor]
+logger = logging.get_logger(__name__)
 
 
-def bilm_tf_recipe(unroll_steps: int = 20, learning_rate: float = 0.2) -> tuple[dict[str, Any], tuple[type, dict]]:
+@dataclass(frozen=True)
+class Pretrained:
     """
-    How bilm-tf trains: Adagrad with a constant learning rate, gradients clipped to a norm of 10.
+    What was trained.
 
-    bilm-tf multiplies its loss by `unroll_steps` before it takes gradients. Adagrad's own scale makes up for that,
-    once the clip is divided by `unroll_steps` and the initial accumulator by its square; the updates are the same.
+    Attributes:
+        config: of the model.
+        num_predicted_words: of its softmax.
+        num_batches: in all.
+        num_words: of the text.
+        metrics: of its evaluation, if there was one.
+    """
+
+    config: ElmoConfig
+    num_predicted_words: int
+    num_batches: int
+    num_words: int
+    metrics: dict[str, float]
+
+
+def pretrain(
+    model_dir: Path,
+    train: list[Path],
+    output: Path,
+    *,
+    evaluation: list[Path] | None = None,
+    vocab: Path | None = None,
+    min_count: int | None = None,
+    max_vocab: int | None = None,
+    rows: int = 128,
+    unroll_steps: int = 20,
+    sentences: bool = False,
+    read_last_boundary: bool = True,
+    epochs: float = 10.0,
+    max_steps: int | None = None,
+    optimizer: str = "adagrad",
+    learning_rate: float | None = None,
+    sampled_words: int | None = None,
+    pretokenized: bool = False,
+    resume: bool = False,
+    seed: int = 42,
+    save_steps: int | None = None,
+    eval_steps: int | None = None,
+    log_to: str | None = None,
+) -> Pretrained | None:
+    """
+    Trains a biLM, the softmax of which predicts the words of a vocabulary, and writes it as a Hub folder. Errors call
+    the arguments as `elmo-hf pretrain` does.
+
+    Args:
+        model_dir: the configuration of a new model, or a model to go on from.
+        train: text, as `elmo_hf.text_files.read_lines` takes it.
+        output: the folder to make.
+        evaluation: other text, whose perplexity is measured.
+        vocab: the words to predict, one per line; those of the folder or of the text when absent.
+        min_count: how often a word must occur to be predicted, 3 when absent.
+        max_vocab: how many words are predicted, at most.
+        rows: sentences, or streams, that are read at the same time.
+        unroll_steps: words of each stream per batch.
+        sentences: whether sentences are shuffled and each starts from the initial state, instead of streams.
+        read_last_boundary: whether the LSTMs read both boundaries between two sentences; bilm-tf's read one.
+        epochs: passes over the text.
+        max_steps: batches to train on, whatever `epochs` says.
+        optimizer: adagrad, as bilm-tf trains, or adamw, see [`bilm_tf_recipe`] and [`adamw_recipe`].
+        learning_rate: that of the recipe when absent.
+        sampled_words: size of the sampled softmax, 0 for the full one; as configured when absent.
+        pretokenized: whether words are what spaces separate.
+        resume: whether to go on with the training in `output`.
+        seed: of the first weights, the order of sentences, dropout and sampling.
+        save_steps: batches between two checkpoints; one per epoch when absent.
+        eval_steps: batches between two evaluations; one per epoch when absent.
+        log_to: an integration of transformers for the log, tensorboard for example.
 
     Returns:
-        Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for [`BilmTrainer`].
-    """
-    arguments = {
-        "learning_rate": learning_rate,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": _CLIP_NORM / unroll_steps,
-    }
-    accumulator = {"initial_accumulator_value": _INITIAL_ACCUMULATOR / unroll_steps**2}
-    return arguments, (torch.optim.Adagrad, {"lr": learning_rate, **accumulator})
-
-
-def adamw_recipe(learning_rate: float = 0.003) -> dict[str, Any]:
-    """
-    How `elmo-novels` was trained: AdamW, a constant learning rate after a warm-up, see [`schedule_decay`] for its end.
-
-    Returns:
-        Keywords for `TrainingArguments`.
-    """
-    return {
-        "learning_rate": learning_rate,
-        "optim": "adamw_torch",
-        "adam_beta2": 0.99,
-        "lr_scheduler_type": "warmup_stable_decay",
-        "warmup_steps": 200,
-        "max_grad_norm": 1.0,
-    }
-
-
-def schedule_decay(arguments: TrainingArguments, max_steps: int):
-    """
-    Lets the learning rate of [`adamw_recipe`] fall over the last fifth of the steps. Where that begins does not matter
-    before, so that a training may be resumed with more steps.
-    """
-    arguments.lr_scheduler_kwargs = {"num_decay_steps": max_steps // 5, "min_lr_ratio": 0.02}
-    arguments.warmup_steps = min(arguments.warmup_steps, max_steps // 10)
-
-
-class BilmTrainer(Trainer):
-    """
-    `Trainer` for [`ElmoForPreTraining`].
-
-    With [`BilmWindows`], whose `rows` must be the batch size of all processes together, windows are read in order and
-    the LSTM state is carried from one to the next, in training and in evaluation; a checkpoint holds it, so that
-    training goes on exactly after `resume_from_checkpoint`, of which `True` means the last complete one. With
-    [`BilmSentences`], sentences are drawn at random and nothing is carried.
-
-    `evaluate` gives exact perplexities of both directions (full softmax), over the words and the end of each sentence.
-    Training logs each direction's loss as `forward_sampled_loss` and `backward_sampled_loss` when it is sampled, and
-    `words_per_second`.
+        What was trained; `None` in all processes of several but the first.
 
     Raises:
-        ValueError: the batch size does not fit the windows.
+        OSError, ValueError: something cannot be read, is impossible, or does not belong to what is resumed.
     """
+    with ExitStack() as stack:
+        config = _config(model_dir, sampled_words)
+        recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
+        arguments = TrainingArguments(
+            output_dir=str(output),
+            num_train_epochs=epochs,
+            max_steps=max_steps or -1,
+            per_device_train_batch_size=rows,
+            per_device_eval_batch_size=rows,
+            seed=seed,
+            logging_steps=100,
+            save_total_limit=2,
+            report_to=_logger(log_to),
+            # Processes without a GPU find each other only when they are told that there is none.
+            use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+            ddp_timeout=PREPARATION_TIMEOUT,
+            **_interval("save", save_steps),
+            **(_interval("eval", eval_steps) if evaluation else {}),
+            **recipe,
+        )
+        run = TrainingRun(
+            output,
+            {
+                "CONFIG_OR_MODEL_DIR": hash_of_model(model_dir),
+                "--train": hash_of(train),
+                "--eval": hash_of(evaluation) if evaluation else None,
+                "--vocab": hash_of([vocab]) if vocab else None,
+                "--min-count": min_count,
+                "--max-vocab": max_vocab,
+                "--rows": rows * arguments.world_size,
+                "--unroll-steps": unroll_steps,
+                "--sentences": sentences,
+                "--read-last-boundary": read_last_boundary,
+                "--optimizer": optimizer,
+                "--learning-rate": recipe["learning_rate"],
+                "--sampled-words": config.num_sampled_words,
+                "--pretokenized": pretokenized,
+                "--seed": seed,
+            },
+        )
+        stack.enter_context(run.discarded_when_it_fails())
+        with arguments.main_process_first(local=False):
+            checkpoint = run.begin(resume, arguments.process_index == 0)
+            tokenizer: Any = load_tokenizer(model_dir, config)
+            known_words = tokenizer.word_vocabulary
+            corpora = [
+                _corpus(paths, output / "corpus" / name, str.split if pretokenized else tokenizer.tokenize)
+                for name, paths in (("train", train), ("eval", evaluation))
+                if paths
+            ]
+            _set_words(tokenizer, run, corpora[0], vocab, min_count, max_vocab)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        for dataset, name, batch_size in (
-            (self.train_dataset, "per_device_train_batch_size", self.args.train_batch_size),
-            (self.eval_dataset, "per_device_eval_batch_size", self.args.eval_batch_size),
-        ):
-            whole = batch_size * self.args.world_size
-            if isinstance(dataset, BilmWindows) and dataset.rows != whole:
-                raise ValueError(
-                    "`rows` of the windows must be the batch size of all processes together, "
-                    f"`{name}` x {self.args.world_size} = {whole}, was: {dataset.rows}."
-                )
-        self._states: LstmStates | None = None
-        self._forget_losses()
-
-    def _forget_losses(self):
-        # Of both directions, since the last entry of the log.
-        self._losses, self._num_batches = torch.zeros(2), 0
-        self._num_words, self._since = 0, time.perf_counter()
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        return SequentialSampler(dataset) if isinstance(dataset, BilmWindows) else super()._get_train_sampler(dataset)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        self._states = None
-        if resume_from_checkpoint:
-            folder = Path(self.args.output_dir)
-            is_last = resume_from_checkpoint is True
-            checkpoint = last_complete_checkpoint(folder) if is_last else Path(resume_from_checkpoint)
-            if checkpoint is None or not is_complete(checkpoint):
-                raise ValueError(f"{checkpoint or folder}: must be or have a complete checkpoint to resume, does not.")
-            if isinstance(self.train_dataset, BilmWindows):
-                states = load_file(self._states_file(checkpoint))
-                self._states = states["hidden"].to(self.args.device), states["cell"].to(self.args.device)
-            resume_from_checkpoint = str(checkpoint)
-        self._forget_losses()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        if self.is_world_process_zero():
-            (checkpoint / MANIFEST).unlink(missing_ok=True)
-        self._save_states(checkpoint)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            sizes = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
-            with atomic_file(checkpoint / MANIFEST) as manifest:
-                manifest.write_text(json.dumps(sizes), encoding="utf-8")
-            # Not before this one is complete: `Trainer` itself may delete the last one that is.
-            self._remove_old_checkpoints(checkpoint.parent)
-
-    def _remove_old_checkpoints(self, folder: Path):
-        if self.args.save_total_limit:
-            for path in checkpoints(folder)[: -self.args.save_total_limit]:
-                if str(path) != self.state.best_model_checkpoint:
-                    shutil.rmtree(path, ignore_errors=True)
-
-    def _save_states(self, checkpoint: Path):
-        """Writes the carried state of this process into the folder of a checkpoint."""
-        if self._states is not None:
-            hidden, cell = (state.contiguous() for state in self._states)
-            save_file({"hidden": hidden, "cell": cell}, self._states_file(checkpoint))
-
-    def _states_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"lstm_states_{self.args.process_index}.safetensors"
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
-        outputs = model(**inputs, lstm_states=self._states)
-        if "backward_input_ids" in inputs:
-            self._states = tuple(state.detach() for state in outputs.lstm_states)
-        with torch.no_grad():
-            self._losses = self._losses.to(outputs.loss.device)
-            self._losses += torch.stack([outputs.forward_loss, outputs.backward_loss])
-        self._num_batches += 1
-        self._num_words += inputs["labels"].numel()
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._num_batches:
-            kind = "sampled_loss" if self.model.softmax.samples else "loss"
-            for direction, loss in zip(("forward", "backward"), self._losses.tolist(), strict=True):
-                logs[f"{direction}_{kind}"] = round(loss / self._num_batches, 4)
-            rate = self._num_words * self.args.world_size / (time.perf_counter() - self._since)
-            logs["words_per_second"] = round(rate, 1)
-            self._forget_losses()
-        super().log(logs, start_time)
-
-    @torch.no_grad()
-    def evaluate(
-        self,
-        eval_dataset: Dataset | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """
-        Exact perplexities; `{prefix}_loss` is the average of both directions in nats, `{prefix}_perplexity` that of
-        their perplexities. With windows the state is carried, starting from the model's own.
-        """
-        loader = self.get_eval_dataloader(eval_dataset)
-        start = time.perf_counter()
-        self.model.eval()
-        # Negative log-likelihood and number of words, of each direction.
-        totals = torch.zeros(2, 2, dtype=torch.float64, device=self.args.device)
-        states = None
-        for inputs in loader:
-            inputs = self._without_repeats(self._prepare_inputs(inputs))
-            if not len(inputs["labels"]):
-                continue
-            outputs = self.model(**inputs, lstm_states=states)
-            if "backward_input_ids" in inputs:
-                states = outputs.lstm_states
-            losses = torch.stack([outputs.forward_loss, outputs.backward_loss]).double()
-            words = _num_predicted(inputs).to(totals)
-            totals += torch.stack([losses * words, words])
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        sums, words = self.accelerator.reduce(totals, reduction="sum").tolist()
-        forward_loss, backward_loss = (total / count for total, count in zip(sums, words, strict=True))
-        perplexities = math.exp(forward_loss), math.exp(backward_loss)
-        seconds = time.perf_counter() - start
-        metrics = {
-            "loss": (forward_loss + backward_loss) / 2,
-            "perplexity": sum(perplexities) / 2,
-            "forward_perplexity": perplexities[0],
-            "backward_perplexity": perplexities[1],
-            "runtime": seconds,
-            "words_per_second": words[0] / seconds,
-        }
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        # What training was doing goes on, without the time that this took.
-        self._since += time.perf_counter() - start
-        return metrics
-
-    def _without_repeats(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Drops the examples that `accelerate` read again to give each process as many in the last batch."""
-        gradient_state = self.accelerator.gradient_state
-        num_left = gradient_state.remainder
-        if not gradient_state.end_of_dataloader or num_left <= 0:
-            return inputs
-        own = max(0, num_left - self.args.process_index * self.args.eval_batch_size)
-        return {name: values[:own] for name, values in inputs.items()}
+        set_seed(seed)
+        model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
+        examples: list[Any]
+        collator: Any
+        if sentences:
+            examples = [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
+            collator = DataCollatorForTokenClassification(tokenizer)
+        else:
+            # As many rows as fit into the other text: it may be short.
+            num_positions = corpora[-1].num_words + (1 + read_last_boundary) * len(corpora[-1])
+            fitting = num_positions // (arguments.world_size * unroll_steps)
+            arguments.per_device_eval_batch_size = max(1, min(rows, fitting))
+            examples = [
+                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps, read_last_boundary)
+                for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
+            ]
+            collator = default_data_collator
+        if optimizer == "adamw":
+            batches = len(examples[0]) // (rows * arguments.world_size)
+            schedule_decay(arguments, max_steps or math.ceil(epochs * batches))
+        trainer = BilmTrainer(
+            model,
+            arguments,
+            collator,
+            train_dataset=examples[0],
+            eval_dataset=examples[1] if evaluation else None,
+            processing_class=tokenizer,
+            callbacks=[EvaluateAtTheEnd()] if evaluation else None,
+            optimizer_cls_and_kwargs=optimizer_class,
+        )
+        run.start()
+        _train(trainer, run, checkpoint, epochs, max_steps)
+        metrics = run.metrics
+    if not trainer.is_world_process_zero():
+        return None
+    return Pretrained(config, len(tokenizer.word_vocabulary), trainer.state.global_step, corpora[0].num_words, metrics)
 
 
-def _num_predicted(inputs: dict[str, Tensor]) -> Tensor:
-    """(2,) words that each direction predicts; of a sentence, one boundary too."""
-    num_words = (inputs["labels"] >= 0).sum()
-    if "backward_labels" in inputs:
-        return torch.stack([num_words, (inputs["backward_labels"] >= 0).sum()])
-    return (num_words + len(inputs["labels"])).repeat(2)
+def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:
+    config = load_config(model_dir)
+    if sampled_words is not None:
+        config.num_sampled_words = sampled_words or None
+    return config
 
 
-def is_complete(checkpoint: PathLike) -> bool:
-    """Whether all files of a checkpoint of [`BilmTrainer`] are there, as long as they were written."""
-    try:
-        sizes = json.loads(Path(checkpoint, MANIFEST).read_text(encoding="utf-8"))
-        return all(Path(checkpoint, name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+def _recipe(
+    optimizer: str, unroll_steps: int, learning_rate: float | None
+) -> tuple[dict[str, Any], tuple[type, dict] | None]:
+    """Keywords for `TrainingArguments` and `optimizer_cls_and_kwargs` for `BilmTrainer`."""
+    if optimizer == "adagrad":
+        return bilm_tf_recipe(unroll_steps, 0.2 if learning_rate is None else learning_rate)
+    return adamw_recipe(0.003 if learning_rate is None else learning_rate), None
 
 
-def checkpoints(folder: PathLike) -> list[Path]:
-    """The checkpoints of a training, complete or not, the earliest first."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+def _interval(name: str, steps: int | None) -> dict[str, Any]:
+    return {f"{name}_strategy": "epoch"} if steps is None else {f"{name}_strategy": "steps", f"{name}_steps": steps}
 
 
-def last_complete_checkpoint(folder: PathLike) -> Path | None:
-    """The last checkpoint of a training of which nothing is missing."""
-    return next((path for path in reversed(checkpoints(folder)) if is_complete(path)), None)
+def _logger(name: str | None) -> str:
+    installed = get_available_reporting_integrations()
+    if name is not None and name not in installed:
+        raise ValueError(f"`--log-to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
+    return name or "none"
 
 
-class EvaluateAtTheEnd(TrainerCallback):
-    """Evaluates after the last batch, too, while what the log is written to is still open."""
+def _corpus(paths: Sequence[Path], folder: Path, split: Callable[[str], list[str]]) -> Corpus:
+    if folder.exists():
+        return Corpus(folder)
+    with tqdm(desc=f"Splitting {folder.name}", unit=" sentences") as bar:
+        return write_corpus(map(split, read_lines(paths)), folder, lambda count: bar.update())
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        # The end of an epoch is one anyway.
-        if args.eval_strategy == IntervalStrategy.STEPS and state.global_step >= state.max_steps:
-            control.should_evaluate = True
+
+def _set_words(
+    tokenizer: ElmoTokenizer,
+    run: TrainingRun,
+    corpus: Corpus,
+    vocab: Path | None,
+    min_count: int | None,
+    max_vocab: int | None,
+):
+    """The words to predict: those of the run, else those given, the tokenizer's own, or the text's. Kept there."""
+    from_text = min_count is not None or max_vocab is not None
+    file = run.folder / "vocab.txt"
+    if run.words is not None:
+        tokenizer.word_vocabulary = list(read_lines(file))
+        return
+    if vocab is not None:
+        # Files of bilm-tf have the special words in any order, and anywhere; a model of ours has them first.
+        words = list(read_lines(vocab))
+        special = [word for word in WORD_VOCABULARY_START if word in words]
+        tokenizer.word_vocabulary = [*special, *(word for word in words if word not in special)]
+    elif from_text or tokenizer.word_vocabulary is None:
+        counts = count_words(tqdm(corpus, desc="Counting words", unit=" sentences"))
+        tokenizer.word_vocabulary = build_vocabulary(counts, MIN_COUNT if min_count is None else min_count, max_vocab)
+    tokenizer.save_pretrained(run.folder)
+    run.words = hash_of([file])
+    run.save()
+
+
+def _train(trainer: BilmTrainer, run: TrainingRun, checkpoint: Path | None, epochs: float, max_steps: int | None):
+    """Trains from a checkpoint, or from the start, to the end, and writes the final model if it is not there yet."""
+    total = max_steps or math.ceil(epochs * len(trainer.get_train_dataloader()))
+    done = 0 if checkpoint is None else int(checkpoint.name.partition("-")[2])
+    if done > total:
+        name, value = ("--max-steps", total) if max_steps else ("--epochs", epochs)
+        raise ValueError(f"`{name}` must reach as far as the {done} batches of {checkpoint}, was: {value}.")
+    if checkpoint is not None and done == total:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(None if checkpoint is None else str(checkpoint))
+    if run.is_finished(total):
+        if checkpoint is not None and done == total:
+            logger.warning(f"{run.folder} was finished before, after {total} batches.")
+        return
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        history = reversed(trainer.state.log_history)
+        run.finish(total, next((entry for entry in history if "eval_perplexity" in entry), {}))
+
+
+def _bilm(
+    model_dir: Path, config: ElmoConfig, words: Sequence[str], known_words: Sequence[str] | None
+) -> ElmoForPreTraining:
+    """A language model with the weights of a folder, if it has any; those of the softmax only for the same words."""
+    has_weights = any((model_dir / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    has_softmax = "ElmoForPreTraining" in (config.architectures or ())
+    config.word_vocab_size = len(words)
+    check_sizes(config, ElmoForPreTraining)
+    if has_weights and has_softmax and words == known_words:
+        return load_model(model_dir, ElmoForPreTraining, config, dtype=torch.float32)
+    model = ElmoForPreTraining(config)
+    if has_weights:
+        # The language model has no mix.
+        bilm = load_model(model_dir, ElmoModel, config).state_dict()
+        model.elmo.load_state_dict({name: value for name, value in bilm.items() if "scalar_mixes." not in name})
+    return model

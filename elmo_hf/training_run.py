@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from .bilm_trainer import checkpoints, is_complete, last_complete_checkpoint
 from .files import PathLike, atomic_file
-from .pretraining import checkpoints, is_complete, last_complete_checkpoint
 from .text_files import text_files
 
 logger = logging.get_logger(__name__)

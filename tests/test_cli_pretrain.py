@@ -281,7 +281,7 @@ def test_an_interrupt_leaves_the_place_free(
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elmo_hf.pretraining_command.count_words", interrupt)
+    monkeypatch.setattr("elmo_hf.pretraining.count_words", interrupt)
     assert run("pretrain", config_dir, *texts, "--output", tmp_path / "out", "--rows", "2")[0] != 0
     assert not (tmp_path / "out").exists()
 

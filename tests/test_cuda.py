@@ -17,8 +17,8 @@ from elmo_hf import (
     default_model_path,
     load_default,
 )
+from elmo_hf.bilm_trainer import BilmTrainer
 from elmo_hf.corpus import BilmWindows
-from elmo_hf.pretraining import BilmTrainer
 from elmo_hf.scoring import perplexity
 from tests.language_model import corpus, language_model, word_tokenizer
 from tests.tiny import character_ids, tiny_model

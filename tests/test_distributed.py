@@ -19,8 +19,8 @@ from torch.utils.data import Subset
 from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
+from elmo_hf.bilm_trainer import BilmTrainer
 from elmo_hf.corpus import BilmSentences
-from elmo_hf.pretraining import BilmTrainer
 from tests.language_model import corpus, language_model, word_tokenizer
 from tests.tiny import SENTENCES, tiny_config
 

@@ -9,8 +9,8 @@ import torch
 from transformers import DataCollatorForTokenClassification, TrainerCallback, TrainingArguments, default_data_collator
 
 from elmo_hf import ElmoForPreTraining
+from elmo_hf.bilm_trainer import BilmTrainer, bilm_tf_recipe
 from elmo_hf.corpus import BilmSentences, BilmWindows, Corpus
-from elmo_hf.pretraining import BilmTrainer, bilm_tf_recipe
 from elmo_hf.scoring import perplexity
 from tests.language_model import TEXT, corpus, language_model, word_tokenizer
 
