@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="ELMo for Hugging Face transformers.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

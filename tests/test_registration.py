@@ -58,6 +58,7 @@ HEAVY = "{'torch', 'transformers', 'h5py', 'pyarrow', 'sklearn', 'matplotlib', '
         (["convert", "one"], 1),
         (["released", "none"], 1),
         (["export", "none", "options.json", "weights.hdf5"], 1),
+        (["export-onnx", "none", __file__], 1),
         (["perplexity", "none.txt"], 1),
         (["substitutes", "no brackets"], 1),
         (["fit-initial-state", "none", __file__, "--output", "out"], 1),
@@ -79,6 +80,16 @@ except SystemExit as end:
     print(end.code, sorted({HEAVY} & sys.modules.keys()))
 """
     assert python(program).splitlines()[-1] == f"{code} []"
+
+
+def test_a_shell_completes_commands():
+    program = """
+import os
+from elmo_hf_command import app
+os.environ |= {"_ELMO_HF_COMPLETE": "complete_bash", "COMP_WORDS": "elmo-hf exp", "COMP_CWORD": "1"}
+app([], prog_name="elmo-hf")
+"""
+    assert python(program).split() == ["export", "export-onnx"]
 
 
 def test_every_name_is_there_and_no_other():
