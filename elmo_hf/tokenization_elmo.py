@@ -2,8 +2,6 @@
 """Tokenizer of the ELMo model: text to words, as its training data was split, and words to rows of character ids."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -11,20 +9,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Regex, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizer
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
-from transformers.utils import TensorType, logging, to_py_obj
+from transformers.utils import logging, to_py_obj
 
 from .configuration_elmo import UNKNOWN_WORD, WORD_VOCABULARY_START
+from .encoding_elmo import (
+    COLUMNS,
+    DEFAULT_WIDTH,
+    ElmoEncoding,
+    SplitText,
+    as_batch,
+    as_lists,
+    concatenated,
+    encoding_of,
+    is_batch_of_rows,
+    kept_lengths,
+    padded_length,
+    padded_list,
+    padded_rows,
+    samples_of,
+    tensor_type_of,
+    transposed,
+)
 from .spelling_elmo import ByteSpelling, LexiconSpelling, as_words, load_lexicon
+from .word_splitting_elmo import WORD_PATTERNS, split_words
 
 logger = logging.get_logger(__name__)
 
-_DEFAULT_WIDTH = 50
 
-
-def batch_to_ids(batch: Iterable[Iterable[str]], max_characters_per_token: int = _DEFAULT_WIDTH) -> torch.Tensor:
+def batch_to_ids(batch: Iterable[Iterable[str]], max_characters_per_token: int = DEFAULT_WIDTH) -> torch.Tensor:
     """
     Character ids of tokenised sentences (`allennlp.modules.elmo.batch_to_ids`).
 
@@ -48,251 +62,6 @@ def batch_to_ids(batch: Iterable[Iterable[str]], max_characters_per_token: int =
     ids = np.zeros((len(sentences), max(lengths, default=0), width), dtype=np.int64)
     ids[np.arange(ids.shape[1]) < lengths[:, None]] = rows
     return torch.from_numpy(ids)
-
-
-# English words after which Moses keeps a full stop, wherever it stands (its nonbreaking_prefix.en) ...
-_ABBREVIATIONS = (
-    "[A-Z]|Adj|Adm|Adv|Asst|Bart|Bldg|Brig|Bros|Capt|Cmdr|Col|Comdr|Con|Corp|Cpl|DR|Drs?|Ens|Gen|Gov|Hon|Hosp|Hr|Insp|"
-    "Lt|MM|MRS?|MS|Maj|Messrs|Mlle|Mme|Mrs?|Ms|Msgr|Op|Ord|Pfc|Ph|Prof|Pvt|Reps?|Res|Rev|Rt|Sens?|Sfc|Sgt|Sr|St|Supt|"
-    "Surg|Rs|Nos|Nr|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Oct|Nov|Dec|rev|vs?"
-)
-# ... and those after which it keeps it before a number.
-_NUMBER_ABBREVIATIONS = "No|Art|pp"
-
-
-def _moses_pattern() -> str:
-    """
-    One regular expression (Oniguruma) that matches the words of the Moses tokenizer for English, unescaped.
-
-    Moses rewrites the text a dozen times; here each match is a slice of the original. Deliberate differences: an
-    apostrophe that opens or closes the *text* is split off as anywhere else, and so is the second of two commas or of
-    two apostrophes (side by side, or with one character between that is no letter); control characters separate
-    words; a combining mark stays with its letter.
-
-    Every group is atomic and every loop of groups is bounded, because the library gives up (a panic, not an exception)
-    after ten million steps back within one word.
-    """
-    letter = r"[[:alpha:]\p{M}]"
-    inner = r"[[:alnum:]\p{M}`\-]"
-    # 1,234 and 5'x are whole; a letter or the s of 1990's begins a word with its apostrophe.
-    glue = rf"(?<=\p{{N}}),(?=\p{{N}})|(?<=\p{{N}})'(?={letter})(?!s)"
-    # In a'b'c Moses uses up the b with the first apostrophe, and does not split at the second.
-    start = rf"(?>(?:(?<={letter})'(?:{letter}'(?={letter})|(?={letter}))|(?<=\p{{N}})'(?=s))?)"
-    body = rf"(?>{start}(?:(?>{inner}+)|\.(?={inner})|{glue}){{1,100000}})"
-    before_first_dot = rf"(?>{start}(?:(?>{inner}+)|{glue}){{0,100000}})"
-    before_first_letter = rf"(?>{start}(?:[[:digit:]\p{{M}}`\-&&[^[:alpha:]]]|\.(?={inner})|{glue}){{0,100000}})"
-    full_stop = rf"\.(?![.]|{inner})"
-    return "|".join(
-        (
-            # Two short cuts to what the general rules below give for most words.
-            r"(?>[A-Za-z]+)(?=[ ,;:!?])",
-            r"[,;:!?]",
-            r"(?>\.{2,})",
-            rf"(?=[A-Zrv])(?:{_ABBREVIATIONS}){full_stop}",
-            rf"(?:{_NUMBER_ABBREVIATIONS})\.(?=(?>\s+)[0-9])",
-            # U.S. and a.m. have a letter and another full stop
-            rf"(?={before_first_dot}\.{inner})(?={before_first_letter}[[:alpha:]]){body}{full_stop}",
-            # any word, and its full stop if the sentence goes on in lower case
-            rf"{body}(?:{full_stop}(?=(?>\s+)[[:lower:]]))?",
-            r"[^\s\x00-\x1f](?>\p{M}*)",
-        )
-    )
-
-
-_WORD_PATTERNS = {
-    "moses": _moses_pattern(),
-    # Python's idea of white space, as in `str.split`: four control characters more than Unicode's.
-    "whitespace": r"(?>[^\s\x1c-\x1f]+)",
-    # Each residue of a protein, each atom and sign of a SMILES string.
-    "characters": r"[^\s\x00-\x1f]",
-}
-
-
-@lru_cache
-def _pre_tokenizer(word_splitter: str) -> pre_tokenizers.Split:
-    return pre_tokenizers.Split(Regex(_WORD_PATTERNS[word_splitter]), behavior="removed", invert=True)
-
-
-def _split_words(text: str, word_splitter: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """Words of a text and where they stand in it, `(start, end)` in characters."""
-    if not isinstance(text, str):
-        raise TypeError(f"A text must be a `str`, was: {text!r}.")
-    try:
-        pieces = _pre_tokenizer(word_splitter).pre_tokenize_str(text)
-    except UnicodeEncodeError:
-        # Rust has no lone surrogates: split with a question mark in their places.
-        pieces = _pre_tokenizer(word_splitter).pre_tokenize_str(text.encode("utf-8", "replace").decode())
-        pieces = [(text[start:end], (start, end)) for _, (start, end) in pieces]
-    return [word for word, _ in pieces], [offset for _, offset in pieces]
-
-
-@dataclass(eq=False)
-class _Words:
-    """One text or list of words: the words, `(start, end)` of each in characters, and `(words, 50)` character ids."""
-
-    tokens: list[str]
-    offsets: list[tuple[int, int]]
-    character_ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def windows(self, max_length: int, stride: int, side: str) -> "list[tuple[int, _Words]]":
-        """
-        Cuts of at most `max_length` words, each with the index of its first word, `stride` words of a cut repeated in
-        the next. With `side="left"` they are counted from the end.
-        """
-        length = len(self)
-        if length <= max_length:
-            return [(0, self)]
-        if max_length == 0:
-            bounds = [(0, 0), (0, length)]
-        elif stride >= max_length:
-            raise ValueError(
-                f"`stride` must be less than the {max_length} words that `max_length` leaves, was: {stride}."
-            )
-        else:
-            count = 1 + -((max_length - length) // (max_length - stride))
-            starts = [index * (max_length - stride) for index in range(count)]
-            bounds = [(start, min(start + max_length, length)) for start in starts]
-            if side == "left":
-                bounds = [(length - end, length - start) for start, end in bounds]
-        return [
-            (start, _Words(self.tokens[start:end], self.offsets[start:end], self.character_ids[start:end]))
-            for start, end in bounds
-        ]
-
-
-@dataclass(eq=False)
-class ElmoEncoding:
-    """
-    One encoded sequence, with the attributes and methods of a `tokenizers.Encoding` that `BatchEncoding` asks for.
-
-    A token is a word, so tokens and words differ only in counting: a word counts from the start of its text or list,
-    a token from the start of the encoding. Boundaries and padding belong to no sequence and no word, their offsets are
-    `(0, 0)`.
-
-    Attributes:
-        tokens (list of `str`): The words as they stand in the text.
-        character_ids (`np.ndarray`): Their ids, `(len(tokens), 50)` int64.
-        offsets (list of `(start, end)`): In characters of the text, or of the word itself if words were given.
-        word_ids (list of `int` or `None`): Which word of the text or list.
-        sequence_ids (list of `int` or `None`): 0, or 1 in the second text of a pair.
-        type_ids (list of `int`): The same with boundaries counted in: `</S>` in the first text, `<S>` in the second.
-        attention_mask (list of `int`): 0 at padding.
-        n_sequences (`int`): 2 for a pair.
-        overflowing (list of `ElmoEncoding`): What truncation cut off, in windows.
-    """
-
-    tokens: list[str]
-    character_ids: np.ndarray
-    offsets: list[tuple[int, int]]
-    word_ids: list[int | None]
-    sequence_ids: list[int | None]
-    type_ids: list[int]
-    attention_mask: list[int]
-    n_sequences: int = 1
-    overflowing: "list[ElmoEncoding]" = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def ids(self) -> list[list[int]]:
-        return self.character_ids.tolist()
-
-    @property
-    def words(self) -> list[int | None]:
-        return self.word_ids
-
-    @property
-    def special_tokens_mask(self) -> list[int]:
-        return [int(sequence is None) for sequence in self.sequence_ids]
-
-    def token_to_sequence(self, token_index: int) -> int | None:
-        return self.sequence_ids[token_index] if 0 <= token_index < len(self) else None
-
-    def token_to_word(self, token_index: int) -> int | None:
-        return self.word_ids[token_index] if 0 <= token_index < len(self) else None
-
-    def token_to_chars(self, token_index: int) -> tuple[int, int] | None:
-        return None if self.token_to_sequence(token_index) is None else self.offsets[token_index]
-
-    def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> tuple[int, int] | None:
-        for token_index, place in enumerate(zip(self.word_ids, self.sequence_ids, strict=True)):
-            if place == (word_index, sequence_index):
-                return token_index, token_index + 1
-        return None
-
-    def word_to_chars(self, word_index: int, sequence_index: int = 0) -> tuple[int, int] | None:
-        span = self.word_to_tokens(word_index, sequence_index)
-        return None if span is None else self.offsets[span[0]]
-
-    def char_to_token(self, char_index: int, sequence_index: int = 0) -> int | None:
-        for token_index, (start, end) in enumerate(self.offsets):
-            if start <= char_index < end and self.sequence_ids[token_index] == sequence_index:
-                return token_index
-        return None
-
-    def char_to_word(self, char_index: int, sequence_index: int = 0) -> int | None:
-        token_index = self.char_to_token(char_index, sequence_index)
-        return None if token_index is None else self.word_ids[token_index]
-
-    def padded(self, character_ids: np.ndarray, side: str, pad_token: str) -> "ElmoEncoding":
-        """This encoding as long as `character_ids`, its own with padding on the given side."""
-        number = len(character_ids) - len(self)
-        return ElmoEncoding(
-            _padded(self.tokens, number, side, pad_token),
-            character_ids,
-            _padded(self.offsets, number, side, (0, 0)),
-            _padded(self.word_ids, number, side, None),
-            _padded(self.sequence_ids, number, side, None),
-            _padded(self.type_ids, number, side, 0),
-            _padded(self.attention_mask, number, side, 0),
-            self.n_sequences,
-        )
-
-
-def _padded(values: list, number: int, side: str, value: Any) -> list:
-    return [value] * number + values if side == "left" else values + [value] * number
-
-
-def _padded_rows(
-    sequences: Sequence[np.ndarray] | np.ndarray, length: int, side: str
-) -> Sequence[np.ndarray] | np.ndarray:
-    """
-    Sequences of `(words, 50)` ids with rows of zeros, "no word here", up to `length` words. One array
-    `(sequences, length, 50)`, which a tensor then shares, unless some are longer already.
-    """
-    if any(len(rows) > length for rows in sequences):
-        return [_padded_rows([rows], max(length, len(rows)), side)[0] for rows in sequences]
-    width = sequences[0].shape[1] if sequences else _DEFAULT_WIDTH
-    padded = np.zeros((len(sequences), length, width), dtype=np.int64)
-    for target, rows in zip(padded, sequences, strict=True):
-        start = length - len(rows) if side == "left" else 0
-        target[start : start + len(rows)] = rows
-    return padded
-
-
-def _stacked(values: list, name: str, row_shape: tuple[int, ...] = ()) -> np.ndarray:
-    """One array `(sequences, words, *row_shape)` of int64 from arrays or lists of `words` rows."""
-    lengths = sorted({len(value) for value in values})
-    if len(lengths) > 1:
-        raise ValueError(
-            f"`{name}` must have one length to become a tensor, has: {', '.join(map(str, lengths))}. "
-            "Pass `padding=True`, or `truncation=True` and `max_length` as well."
-        )
-    stacked = np.asarray(values, dtype=np.int64)
-    return stacked.reshape(len(values), *(lengths or [0]), *row_shape)
-
-
-# Columns of an encoding beside `input_ids`: what to pad them with, and the shape of one entry.
-_COLUMNS: dict[str, tuple[Any, tuple[int, ...]]] = {
-    "token_type_ids": (0, ()),
-    "attention_mask": (0, ()),
-    "special_tokens_mask": (1, ()),
-    "offset_mapping": ((0, 0), (2,)),
-}
 
 
 class ElmoTokenizer(PreTrainedTokenizer):
@@ -344,14 +113,14 @@ class ElmoTokenizer(PreTrainedTokenizer):
     def __init__(
         self,
         word_splitter: str = "moses",
-        max_characters_per_token: int = _DEFAULT_WIDTH,
+        max_characters_per_token: int = DEFAULT_WIDTH,
         word_vocab_file: str | None = None,
         lexicon_file: str | None = None,
         pad_token: str = "<pad>",
         **kwargs: Any,
     ):
-        if word_splitter not in _WORD_PATTERNS:
-            raise ValueError(f"`word_splitter` must be one of {', '.join(_WORD_PATTERNS)}, was: {word_splitter!r}.")
+        if word_splitter not in WORD_PATTERNS:
+            raise ValueError(f"`word_splitter` must be one of {', '.join(WORD_PATTERNS)}, was: {word_splitter!r}.")
         if isinstance(max_characters_per_token, bool) or not isinstance(max_characters_per_token, int):
             raise TypeError(f"`max_characters_per_token` must be a whole number, was: {max_characters_per_token!r}.")
         if max_characters_per_token < 3 and lexicon_file is None:
@@ -489,15 +258,15 @@ class ElmoTokenizer(PreTrainedTokenizer):
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
     ) -> list[str]:
         """The words of a text, and those of a second one after it."""
-        words = _split_words(text, self.word_splitter)[0]
+        words = split_words(text, self.word_splitter)[0]
         if pair is None:
             return words
         boundaries = [*reversed(self.spelling.boundaries)] if add_special_tokens else []
-        return words + boundaries + _split_words(pair, self.word_splitter)[0]
+        return words + boundaries + split_words(pair, self.word_splitter)[0]
 
     def split(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
         """The words of a text, and where each stands in it, `(start, end)` in characters."""
-        return _split_words(text, self.word_splitter)
+        return split_words(text, self.word_splitter)
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str] | None) -> Any:
         """
@@ -545,7 +314,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         arrays and tensors. `skip_special_tokens=True` leaves out boundaries and padding.
         """
         ids = to_py_obj(token_ids)
-        if _is_batch_of_rows(ids):
+        if is_batch_of_rows(ids):
             return [self.decode(rows, skip_special_tokens, clean_up_tokenization_spaces) for rows in ids]
         words = self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
         text = self.convert_tokens_to_string([words] if isinstance(words, str) else words)
@@ -612,19 +381,19 @@ class ElmoTokenizer(PreTrainedTokenizer):
     def _encode_plus(  # type: ignore[override]
         self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **options: Any
     ) -> BatchEncoding:
-        samples, is_batch = _samples(text, text_pair, is_split_into_words)
+        samples, is_batch = samples_of(text, text_pair, is_split_into_words)
         texts = [text for sample in samples for text in sample]
         if is_split_into_words:
             split, spans = [as_words(words) for words in texts], None
         else:
-            pieces = [_split_words(text, self.word_splitter) for text in texts]
+            pieces = [split_words(text, self.word_splitter) for text in texts]
             split, spans = [words for words, _ in pieces], [offsets for _, offsets in pieces]
         # All words of the batch at once.
         rows = self.words_to_character_ids([word for words in split for word in words])
         if spans is None:
             spans = [[(0, len(word)) for word in words] for words in split]
         ends = np.cumsum([len(words) for words in split], dtype=np.int64)
-        spelled = iter(map(_Words, split, spans, np.split(rows, ends[:-1]) if split else []))
+        spelled = iter(map(SplitText, split, spans, np.split(rows, ends[:-1]) if split else []))
         return self._encode([[next(spelled) for _ in sample] for sample in samples], is_batch, **options)
 
     def _batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
@@ -665,7 +434,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
         sample = []
         for rows in (ids,) if pair_ids is None else (ids, pair_ids):
             tokens = self.convert_ids_to_tokens(rows)
-            sample.append(_Words(tokens, [(0, len(token)) for token in tokens], self._as_rows(rows)))
+            sample.append(SplitText(tokens, [(0, len(token)) for token in tokens], self._as_rows(rows)))
         encoded = self._encode([sample], is_batch=False, **self._with_strategies(**options))
         if options.get("return_tensors") is not None and not prepend_batch_axis and len(encoded.encodings or ()) == 1:
             encoded.data = {name: value[0] for name, value in encoded.data.items()}
@@ -673,7 +442,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
 
     def _encode(
         self,
-        samples: list[list[_Words]],
+        samples: list[list[SplitText]],
         is_batch: bool,
         add_special_tokens: bool = True,
         padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
@@ -698,8 +467,8 @@ class ElmoTokenizer(PreTrainedTokenizer):
 
         rows: Sequence[np.ndarray] | np.ndarray = [encoding.character_ids for encoding in encodings]
         side = self._side(padding_side)
-        if length := _padded_length(map(len, rows), padding_strategy, max_length, pad_to_multiple_of):
-            rows = _padded_rows(rows, length, side)
+        if length := padded_length(map(len, rows), padding_strategy, max_length, pad_to_multiple_of):
+            rows = padded_rows(rows, length, side)
             pad_token = str(self.pad_token)
             encodings = [
                 encoding.padded(character_ids, side, pad_token)
@@ -715,20 +484,20 @@ class ElmoTokenizer(PreTrainedTokenizer):
         elif not is_batch and return_tensors is None:
             # A single sequence has no batch axis; its length stays a list of one, as with every fast tokenizer.
             return BatchEncoding(
-                {name: values if name == "length" else values[0] for name, values in _as_lists(data).items()},
+                {name: values if name == "length" else values[0] for name, values in as_lists(data).items()},
                 encodings,
             )
-        return _as_batch(data, return_tensors, encodings)
+        return as_batch(data, return_tensors, encodings)
 
     def _windows(
         self,
-        sample: list[_Words],
+        sample: list[SplitText],
         add_special_tokens: bool,
         strategy: TruncationStrategy,
         max_length: int | None,
         stride: int,
         with_overflow: bool,
-    ) -> list[list[tuple[int, _Words]]]:
+    ) -> list[list[tuple[int, SplitText]]]:
         """Windows of a sample, each one cut (start, words) a text. The first is what truncation leaves."""
         num_special = self.num_special_tokens_to_add(len(sample) == 2) if add_special_tokens else 0
         lengths = [len(words) for words in sample]
@@ -742,7 +511,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
             raise ValueError(
                 f"`max_length` must be at least {num_special} for the boundaries of a pair, was: {max_length}."
             )
-        kept = _kept_lengths(lengths, max_length - num_special, strategy)
+        kept = kept_lengths(lengths, max_length - num_special, strategy)
         cuts = [
             words.windows(number, stride, self.truncation_side) for words, number in zip(sample, kept, strict=True)
         ]
@@ -758,8 +527,8 @@ class ElmoTokenizer(PreTrainedTokenizer):
             *([first, other] for other in later_second),
         ]
 
-    def _joined(self, window: list[tuple[int, _Words]], add_special_tokens: bool) -> ElmoEncoding:
-        parts = [_encoding(words, start, sequence) for sequence, (start, words) in enumerate(window)]
+    def _joined(self, window: list[tuple[int, SplitText]], add_special_tokens: bool) -> ElmoEncoding:
+        parts = [encoding_of(words, start, sequence) for sequence, (start, words) in enumerate(window)]
         if len(parts) == 1:
             return parts[0]
         if add_special_tokens:
@@ -767,7 +536,7 @@ class ElmoTokenizer(PreTrainedTokenizer):
             rows = self.words_to_character_ids(boundaries)
             nothing: list[Any] = [None, None]
             parts.insert(1, ElmoEncoding(boundaries, rows, [(0, 0), (0, 0)], nothing, nothing, [0, 1], [1, 1]))
-        return _concatenated(parts)
+        return concatenated(parts)
 
     def _columns(
         self,
@@ -824,12 +593,12 @@ class ElmoTokenizer(PreTrainedTokenizer):
         Raises:
             ValueError: there are no `input_ids`, or their shape is another.
         """
-        columns = _transposed(encoded_inputs)
-        is_batch = isinstance(encoded_inputs, (list, tuple)) or _is_batch_of_rows(columns["input_ids"])
+        columns = transposed(encoded_inputs)
+        is_batch = isinstance(encoded_inputs, (list, tuple)) or is_batch_of_rows(columns["input_ids"])
         if not is_batch:
             columns = {name: [value] for name, value in columns.items()}
         if return_tensors is None:
-            return_tensors = _tensor_type(columns["input_ids"])
+            return_tensors = tensor_type_of(columns["input_ids"])
 
         rows = [self._as_rows(ids) for ids in columns["input_ids"]]
         if self._wanted(return_attention_mask, "attention_mask") and "attention_mask" not in columns:
@@ -837,167 +606,20 @@ class ElmoTokenizer(PreTrainedTokenizer):
         strategy, _, max_length, _ = self._get_padding_truncation_strategies(
             padding=padding, max_length=max_length, verbose=verbose
         )
-        length = _padded_length([len(sequence) for sequence in rows], strategy, max_length, pad_to_multiple_of)
+        length = padded_length([len(sequence) for sequence in rows], strategy, max_length, pad_to_multiple_of)
         missing = [max(length - len(sequence), 0) for sequence in rows]
         side = self._side(padding_side)
-        for name, (value, _) in _COLUMNS.items():
+        for name, (value, _) in COLUMNS.items():
             if name in columns:
                 columns[name] = [
-                    _padded(list(to_py_obj(values)), number, side, value)
+                    padded_list(list(to_py_obj(values)), number, side, value)
                     for values, number in zip(columns[name], missing, strict=True)
                 ]
-        columns["input_ids"] = _padded_rows(rows, length, side) if length else rows
-        batch = _as_batch(columns, return_tensors)
+        columns["input_ids"] = padded_rows(rows, length, side) if length else rows
+        batch = as_batch(columns, return_tensors)
         if not is_batch:
             batch.data = {name: values[0] for name, values in batch.data.items()}
         return batch
-
-
-def _samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[tuple], bool]:
-    """Samples of one or two texts (or lists of words), and whether they came as a batch."""
-    if isinstance(text, str) and is_split_into_words:
-        raise TypeError(f"`text` must be a list of words if `is_split_into_words=True`, was: {text!r}.")
-    is_batch = isinstance(text, (list, tuple)) and (
-        (len(text) > 0 and _is_sequence(text[0])) if is_split_into_words else True
-    )
-    if not is_batch:
-        return [(text,) if text_pair is None else (text, text_pair)], False
-    if text_pair is None:
-        return [_sample(item, is_split_into_words) for item in text], True
-    if not isinstance(text_pair, (list, tuple)):
-        raise TypeError(f"`text_pair` must be a list as long as the batch `text`, was: {text_pair!r}.")
-    if len(text_pair) != len(text):
-        raise ValueError(f"`text_pair` must be as long as the batch `text`, {len(text)}, was: {len(text_pair)}.")
-    return list(zip(text, text_pair, strict=True)), True
-
-
-def _sample(item: Any, is_split_into_words: bool) -> tuple:
-    """One item of a batch, `(text,)` or `(text, text_pair)`."""
-    if not _is_sequence(item) or (is_split_into_words and not any(map(_is_sequence, item))):
-        return (item,)
-    if len(item) != 2:
-        raise ValueError(f"A pair must have two texts, was: {item!r}.")
-    return tuple(item)
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple, np.ndarray))
-
-
-def _kept_lengths(lengths: list[int], max_length: int, strategy: TruncationStrategy) -> list[int]:
-    """Words to keep of each of one or two texts, `max_length` in all, fewer than there are."""
-    if max_length == 0:
-        return [0] * len(lengths)
-    if strategy == TruncationStrategy.LONGEST_FIRST and len(lengths) == 2:
-        # The shorter text stays whole if the longer one stays longer; else both get half, the longer the odd word.
-        shorter = min(*lengths, max_length // 2)
-        longer = max_length - shorter
-        return [shorter, longer] if lengths[0] <= lengths[1] else [longer, shorter]
-    index = int(strategy == TruncationStrategy.ONLY_SECOND)
-    if index >= len(lengths):
-        raise ValueError("`truncation='only_second'` needs a `text_pair`, was: None.")
-    kept = max_length - (sum(lengths) - lengths[index])
-    if kept <= 0:
-        raise ValueError(
-            f"`max_length` must leave a word of the text that {strategy.value!r} cuts; the other has "
-            f"{sum(lengths) - lengths[index]} words, `max_length` without boundaries was: {max_length}."
-        )
-    return [kept if place == index else length for place, length in enumerate(lengths)]
-
-
-def _padded_length(
-    lengths: Iterable[int], strategy: PaddingStrategy, max_length: int | None, multiple: int | None
-) -> int:
-    """Words to pad each sequence to, 0 for no padding."""
-    if strategy == PaddingStrategy.DO_NOT_PAD:
-        return 0
-    longest = max(lengths, default=0)
-    length = max_length if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None else longest
-    return -(-length // multiple) * multiple if multiple else length
-
-
-def _encoding(words: _Words, start: int, sequence: int) -> ElmoEncoding:
-    """A cut of one text that begins at its word `start`."""
-    length = len(words)
-    word_ids: list[int | None] = list(range(start, start + length))
-    return ElmoEncoding(
-        words.tokens,
-        words.character_ids,
-        words.offsets,
-        word_ids,
-        [sequence] * length,
-        [sequence] * length,
-        [1] * length,
-    )
-
-
-def _concatenated(parts: list[ElmoEncoding]) -> ElmoEncoding:
-    """The encoding of a pair."""
-    return ElmoEncoding(
-        [token for part in parts for token in part.tokens],
-        np.concatenate([part.character_ids for part in parts]),
-        [offset for part in parts for offset in part.offsets],
-        [word for part in parts for word in part.word_ids],
-        [sequence for part in parts for sequence in part.sequence_ids],
-        [type_id for part in parts for type_id in part.type_ids],
-        [mask for part in parts for mask in part.attention_mask],
-        n_sequences=2,
-    )
-
-
-def _as_lists(data: dict[str, list]) -> dict[str, list]:
-    return {**data, "input_ids": [rows.tolist() for rows in data["input_ids"]]}
-
-
-def _as_batch(data: dict[str, list], return_tensors: Any, encodings: Any = None) -> BatchEncoding:
-    """Columns of a batch as lists or tensors. Character ids become tensors directly: lists would take far longer."""
-    tensor_type = None if return_tensors is None else TensorType(return_tensors)
-    if tensor_type not in (TensorType.PYTORCH, TensorType.NUMPY):
-        return BatchEncoding(_as_lists(data), encodings, tensor_type=tensor_type)
-    converted: dict[str, Any] = dict(data)
-    width = data["input_ids"][0].shape[1] if len(data["input_ids"]) else _DEFAULT_WIDTH
-    shapes = {"input_ids": (width,), **{name: shape for name, (_, shape) in _COLUMNS.items()}}
-    for name in filter(data.__contains__, shapes):
-        stacked = _stacked(data[name], name, shapes[name])
-        converted[name] = torch.from_numpy(stacked) if tensor_type == TensorType.PYTORCH else stacked
-    return BatchEncoding(converted, encodings, tensor_type=tensor_type)
-
-
-def _transposed(encoded_inputs: Any) -> dict[str, Any]:
-    """Columns of a mapping or of a list of mappings."""
-    if isinstance(encoded_inputs, (list, tuple)):
-        names = encoded_inputs[0] if encoded_inputs else ()
-        columns = {name: [example[name] for example in encoded_inputs] for name in names}
-    else:
-        columns = dict(encoded_inputs)
-    if "input_ids" not in columns:
-        raise ValueError(f"`encoded_inputs` must have `input_ids`, has: {', '.join(columns) or 'nothing'}.")
-    return columns
-
-
-def _is_batch_of_rows(ids: Any) -> bool:
-    """Whether ids are (sentences, words, 50) rather than (words, 50). An empty list is a sentence, never a row."""
-    if hasattr(ids, "ndim"):
-        return ids.ndim > 2
-    if not isinstance(ids, (list, tuple)):
-        return False
-    return any(
-        item.ndim > 1 if hasattr(item, "ndim") else isinstance(item, (list, tuple)) and (not item or _is_row(item[0]))
-        for item in ids
-    )
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
-
-
-def _tensor_type(values: Any) -> TensorType | None:
-    """The kind of array that nested lists hold."""
-    while isinstance(values, (list, tuple)) and values:
-        values = values[0]
-    if isinstance(values, torch.Tensor):
-        return TensorType.PYTORCH
-    return TensorType.NUMPY if isinstance(values, np.ndarray) else None
 
 
 __all__ = ["ElmoTokenizer", "batch_to_ids"]
