@@ -15,8 +15,8 @@ from ..configuration_elmo import ElmoConfig
 from .bilm_options import ASSUMED, MAX_OPTIONS_BYTES, config_of_options, options_as_of_ai2, parse_options
 from .bilm_reference import PlainBilm, plain_torch_cell, plain_torch_highway, spell_bytes
 from .bilm_tensors import Progress
+from .checkpoint import Checkpoint, Plain, options_of
 from .errors import shown
-from .formats import Checkpoint, Plain, options_of
 from .sources import Source
 from .torch_tensors import Taken, cell, count, highway, load_state
 

@@ -38,8 +38,8 @@ from .bilm_tensors import (
     settle,
     tensor_table,
 )
+from .checkpoint import Checkpoint, Plain, options_of, vocabulary_of
 from .errors import plain_errors
-from .formats import Checkpoint, Plain, options_of, vocabulary_of
 from .sources import InMemory, Source
 
 logger = logging.get_logger(__name__)

@@ -37,9 +37,9 @@ from .bilm_tensors import (
     read_tensors,
     settle,
 )
+from .checkpoint import Checkpoint, Plain, options_of, vocabulary_of
 from .crc32c import crc32c
 from .errors import plain_errors, shortened
-from .formats import Checkpoint, Plain, options_of, vocabulary_of
 from .sources import Source
 
 _MAGIC = bytes.fromhex("57fb808b247547db")

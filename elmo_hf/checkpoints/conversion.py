@@ -29,7 +29,8 @@ from .bilm_hdf5 import BilmHdf5, write_datasets, write_softmax
 from .bilm_options import options_text
 from .bilm_reference import log_probabilities
 from .bilm_tensors import Progress
-from .formats import Checkpoint, Plain, open_checkpoint
+from .checkpoint import Checkpoint, Plain
+from .formats import open_checkpoint
 from .hub_folder import check_sizes, load_config, load_model, load_tokenizer
 from .model_card import model_card
 from .sources import Files

@@ -25,8 +25,8 @@ from ..spelling_elmo import LexiconSpelling
 from .bilm_options import MAX_OPTIONS_BYTES, MAX_VOCABULARY_BYTES, parse_options
 from .bilm_reference import PlainBilm, plain_torch_cell, plain_torch_highway
 from .bilm_tensors import Progress
+from .checkpoint import Checkpoint, Plain
 from .errors import one_line, shown
-from .formats import Checkpoint, Plain
 from .sources import Source
 from .torch_tensors import Taken, cell, count, highway, load_state, with_row_above
 
