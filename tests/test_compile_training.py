@@ -12,7 +12,9 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
 from tests.tiny import SENTENCES, tiny_config
 
-# Each step of each LSTM is a piece of the graph: few words and layers compile faster.
+# What the compiler of PyTorch says of its own parts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
 WORDS = 3
 
 
