@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from .bilm_trainer import BilmTrainer, EvaluateAtTheEnd, adamw_recipe, bilm_tf_r
 from .checkpoints.hub_folder import check_sizes, load_config, load_model, load_tokenizer
 from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
+from .files import PathLike
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .text_files import read_lines
 from .tokenization_elmo import ElmoTokenizer
@@ -61,12 +62,12 @@ class Pretrained:
 
 
 def pretrain(
-    model_dir: Path,
-    train: list[Path],
-    output: Path,
+    model_dir: PathLike,
+    train: PathLike | Iterable[PathLike],
+    output: PathLike,
     *,
-    evaluation: list[Path] | None = None,
-    vocab: Path | None = None,
+    evaluation: PathLike | Iterable[PathLike] | None = None,
+    vocab: PathLike | None = None,
     min_count: int | None = None,
     max_vocab: int | None = None,
     rows: int = 128,
@@ -119,24 +120,18 @@ def pretrain(
     Raises:
         OSError, ValueError: something cannot be read, is impossible, or does not belong to what is resumed.
     """
+    model_dir, output, train = Path(model_dir), Path(output), _paths(train)
+    evaluation = _paths(evaluation) if evaluation is not None else None
     with ExitStack() as stack:
         config = _config(model_dir, sampled_words)
         recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
-        arguments = TrainingArguments(
+        arguments = _arguments(
+            rows,
             output_dir=str(output),
             num_train_epochs=epochs,
             max_steps=max_steps or -1,
-            per_device_train_batch_size=rows,
-            per_device_eval_batch_size=rows,
             seed=seed,
-            logging_steps=100,
-            save_total_limit=2,
             report_to=_logger(log_to),
-            # Processes without a GPU find each other only when they are told that there is none.
-            use_cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
-            dataloader_pin_memory=torch.cuda.is_available(),
-            ddp_find_unused_parameters=False,
-            ddp_timeout=PREPARATION_TIMEOUT,
             **_interval("save", save_steps),
             **(_interval("eval", eval_steps) if evaluation else {}),
             **recipe,
@@ -171,32 +166,22 @@ def pretrain(
                 for name, paths in (("train", train), ("eval", evaluation))
                 if paths
             ]
-            _set_words(tokenizer, run, corpora[0], vocab, min_count, max_vocab)
+            _set_words(tokenizer, run, corpora[0], None if vocab is None else Path(vocab), min_count, max_vocab)
 
         set_seed(seed)
         model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
         examples: list[Any]
-        collator: Any
         if sentences:
             examples = [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
-            collator = DataCollatorForTokenClassification(tokenizer)
         else:
-            # As many rows as fit into the other text: it may be short.
-            num_positions = corpora[-1].num_words + (1 + read_last_boundary) * len(corpora[-1])
-            fitting = num_positions // (arguments.world_size * unroll_steps)
-            arguments.per_device_eval_batch_size = max(1, min(rows, fitting))
-            examples = [
-                BilmWindows(corpus, tokenizer, size * arguments.world_size, unroll_steps, read_last_boundary)
-                for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
-            ]
-            collator = default_data_collator
+            examples = _windows(corpora, tokenizer, arguments, unroll_steps, read_last_boundary)
         if optimizer == "adamw":
             batches = len(examples[0]) // (rows * arguments.world_size)
             schedule_decay(arguments, max_steps or math.ceil(epochs * batches))
         trainer = BilmTrainer(
             model,
             arguments,
-            collator,
+            DataCollatorForTokenClassification(tokenizer) if sentences else default_data_collator,
             train_dataset=examples[0],
             eval_dataset=examples[1] if evaluation else None,
             processing_class=tokenizer,
@@ -209,6 +194,43 @@ def pretrain(
     if not trainer.is_world_process_zero():
         return None
     return Pretrained(config, len(tokenizer.word_vocabulary), trainer.state.global_step, corpora[0].num_words, metrics)
+
+
+def _arguments(rows: int, **others: Any) -> TrainingArguments:
+    has_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=rows,
+        logging_steps=100,
+        save_total_limit=2,
+        # Processes without a GPU find each other only when they are told that there is none.
+        use_cpu="LOCAL_RANK" in os.environ and not has_gpu,
+        dataloader_pin_memory=has_gpu,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=PREPARATION_TIMEOUT,
+        **others,
+    )
+
+
+def _windows(
+    corpora: Sequence[Corpus],
+    tokenizer: ElmoTokenizer,
+    arguments: TrainingArguments,
+    unroll_steps: int,
+    read_last_boundary: bool,
+) -> list[BilmWindows]:
+    """Windows of each text. The other text may be short: `arguments` get as many rows as fit into it."""
+    rows, processes = arguments.per_device_train_batch_size, arguments.world_size
+    num_positions = corpora[-1].num_words + (1 + read_last_boundary) * len(corpora[-1])
+    arguments.per_device_eval_batch_size = max(1, min(rows, num_positions // (processes * unroll_steps)))
+    return [
+        BilmWindows(corpus, tokenizer, size * processes, unroll_steps, read_last_boundary)
+        for corpus, size in zip(corpora, (rows, arguments.per_device_eval_batch_size), strict=False)
+    ]
+
+
+def _paths(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    return list(map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths))
 
 
 def _config(model_dir: Path, sampled_words: int | None) -> ElmoConfig:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
-from elmo_hf import ElmoForPreTraining, ElmoModel, ElmoTokenizer
+from elmo_hf import ElmoForPreTraining, ElmoModel, ElmoTokenizer, pretraining
 from elmo_hf.corpus import BilmWindows, Corpus
 from tests.test_cli import run
 from tests.test_cli_kills import begin_in_a_fork
@@ -298,6 +298,20 @@ def test_sentences_are_trained_without_state(config_dir: Path, texts: list[str],
     checkpoint = get_last_checkpoint(tmp_path / "out")
     assert checkpoint is not None
     assert not list(Path(checkpoint).glob("lstm_states*"))
+
+
+def test_the_function_trains_as_the_command_does(config_dir: Path, texts: list[str], tmp_path: Path):
+    text, other = texts[1], texts[3]
+    options = ["--rows", "4", "--max-steps", "3", "--output", tmp_path / "command"]
+    printed = perplexities(pretrain(config_dir, *texts, *options))
+    done = pretraining.pretrain(
+        str(config_dir), text, str(tmp_path / "function"), evaluation=other, pretokenized=True, rows=4, max_steps=3
+    )
+    assert done is not None
+    assert (done.num_batches, done.num_predicted_words) == (3, done.config.word_vocab_size)
+    assert done.metrics["eval_perplexity"] == pytest.approx(printed[0], abs=0.01)
+    ours, theirs = weights(tmp_path / "function"), weights(tmp_path / "command")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_text_is_split_as_the_tokenizer_of_the_folder_does(config_dir: Path, tmp_path: Path):
