@@ -38,7 +38,7 @@ from .engine_elmo import (
 from .head_parts_elmo import ElmoHeadLstm, cross_entropy, divided, pool, positions_of_words
 
 # transformers 4.57 copies what the file of a class imports itself, and not what that imports in turn.
-from .lstm_compiled_elmo import lstm_by_operator  # noqa: F401
+from .lstm_compiled_elmo import lstm_by_operator as lstm_by_operator
 from .lstm_elmo import lstm
 from .lstm_kernels_elmo import Clips, LstmWeights
 from .packing_elmo import PackedWords, pack_streams, pack_words

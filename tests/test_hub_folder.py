@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -277,3 +278,16 @@ def test_pushing_to_the_hub_sends_the_same_folder(fake_hub: FakeHub, folder: Pat
             assert (fake_hub.folder / path.name).read_bytes() == path.read_bytes(), path.name
     assert json.loads((fake_hub.folder / "config.json").read_text(encoding="utf-8"))["auto_map"] == AUTO_MAP
     torch.testing.assert_close(outputs_of(fake_hub.folder), outputs_of(folder), **EXACT)
+
+
+@pytest.mark.parametrize("name", ["modeling_elmo", "tokenization_elmo"])
+def test_the_file_of_a_class_imports_all_files_that_it_needs(name: str):
+    # transformers 4.57 copies these, and none that they import in turn.
+    package = Path(elmo_hf.__file__).parent
+
+    def imported(module: str) -> set[str]:
+        return set(re.findall(r"^from \.(\w+) import", (package / f"{module}.py").read_text("utf-8"), re.MULTILINE))
+
+    direct = imported(name)
+    assert len(direct) > 3
+    assert {further for module in direct for further in imported(module)} <= direct
