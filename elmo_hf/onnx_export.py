@@ -35,7 +35,7 @@ class OnnxExport(NamedTuple):
     inputs: dict[str, tuple[str | int, ...]]  # shape of each input, names for what may be of any size
     outputs: dict[str, tuple[str | int, ...]]
     difference: float  # the largest to PyTorch, of the scale of each output
-    cosine: float | None  # of 8-bit weights: the lowest cosine of the vectors (or scores) of a word
+    cosine: float | None  # of 8-bit weights: the lowest to the model, of the first output along its last dimension
 
 
 def load_for_export(name: str | os.PathLike[str] | None, language_model: bool = False) -> ElmoPreTrainedModel:

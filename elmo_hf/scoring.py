@@ -38,7 +38,7 @@ class Perplexity(NamedTuple):
         return (self.forward + self.backward) / 2
 
 
-# Longer than any sentence, and still read within a minute; states of all its words are held at once.
+# Longer than any sentence; the states of all its words are held at once.
 MAX_WORDS = 100_000
 
 
