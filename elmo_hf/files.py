@@ -229,12 +229,15 @@ def _exchange(new: Path, target: Path, overwrite: bool | None, may_replace: Call
                 # Another process that overwrites was quicker, and its folder is the next to go.
                 _discard(old)
                 continue
+            _discard(old)
+            return
         except BaseException:
-            if old.exists():
+            # A signal may come between any two steps, so the disk tells how far it went.
+            if old.exists() and new.exists():
                 _put_back(old, target)
+            elif old.exists():
+                _discard(old)
             raise
-        _discard(old)
-        return
     raise _taken(target, overwrite)
 
 

@@ -424,3 +424,28 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_folder_or_none(tmp_path: 
             assert len(names(tmp_path / "folder")) == 201
     make(tmp_path / "folder", overwrite=True)
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_signal_between_any_two_moves_leaves_one_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    make(tmp_path / "folder", "old")
+    moves = 0
+    rename = os.rename
+
+    def rename_and_stop(source: Path, target: Path) -> None:
+        nonlocal moves
+        try:
+            rename(source, target)
+        finally:
+            moves += 1
+            if moves == step:
+                raise SystemExit(143)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(os, "rename", rename_and_stop)
+        make(tmp_path / "folder", overwrite=True)
+    # The first move fails, for the old one stands there; the second puts it aside; the third brings the new one.
+    assert content(tmp_path / "folder") == ("old" if step < 3 else "new")
+    assert names(tmp_path) == ["folder"]
