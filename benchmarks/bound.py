@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elmo_hf import ElmoModel
-from elmo_hf.engine_elmo import multiply, onednn_works, packed_product, run_in_threads, transposed_product
+from elmo_hf.engine_elmo import run_in_threads
 from elmo_hf.lstm_kernels_elmo import INPUT_SLICE
+from elmo_hf.products_elmo import PackedProduct, multiply, onednn_works, transposed_product
 
 Product = Callable[[Tensor], Tensor]
 
@@ -20,7 +21,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 def _forms(weight: Tensor) -> list[Product]:
     forms = [lambda x: F.linear(x, weight), transposed_product(weight)]
-    return [*forms, lambda x: multiply(x, weight), packed_product(weight)] if onednn_works() else forms
+    return [*forms, lambda x: multiply(x, weight), PackedProduct(weight)] if onednn_works() else forms
 
 
 class BareProducts:

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from benchmarks.inference_speed import SIZES
 from benchmarks.machine import best_times, describe
 from elmo_hf import ElmoConfig
-from elmo_hf.engine_elmo import multiply, packed_product, run_in_threads, transposed_product
+from elmo_hf.engine_elmo import run_in_threads
+from elmo_hf.products_elmo import PackedProduct, multiply, transposed_product
 
 ROUNDS = 7
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -30,7 +31,7 @@ def milliseconds(weights: list[Tensor], rows: int) -> dict[str, float]:
     forms: dict[str, list[Callable[[Tensor], Tensor]]] = {
         "F.linear": [lambda x, weight=weight: F.linear(x, weight) for weight in weights],
         "as it is": [lambda x, weight=weight: multiply(x, weight) for weight in weights],
-        "packed": [packed_product(weight) for weight in weights],
+        "packed": [PackedProduct(weight) for weight in weights],
         "transposed": [transposed_product(weight) for weight in weights],
     }
 

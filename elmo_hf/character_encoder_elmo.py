@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vectors of words without their context: the first part of an ELMo."""
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_elmo import ElmoConfig
 from .engine_elmo import WordVectors, check_range, known, linear
+from .products_elmo import InvariantProduct, Product, is_large
 
 
 @known
@@ -37,14 +41,41 @@ class ElmoCharConvolution(nn.Conv1d):
         if torch.compiler.is_compiling():
             # Inductor's gradient of `unfold` writes outside of its memory (PyTorch 2.13).
             return super().forward(character_embeds)
-        (width,) = self.kernel_size
-        # (words, windows, width, char_embedding_dim)
-        windows = character_embeds.unfold(2, width, 1).permute(0, 2, 3, 1)
-        # Two-dimensional, because three would become a small product for each word.
+        return _multiply_windows(
+            character_embeds, self.kernel_size[0], lambda windows: F.linear(windows, self.matrix(), self.bias)
+        )
+
+    def matrix(self) -> Tensor:
+        """(filters, width * char_embedding_dim)"""
         # Not transposed: its gradient would be, and several processes exchange gradients in the order of the weight.
-        weight = torch.cat(self.weight.unbind(2), dim=1)
-        products = F.linear(windows.flatten(0, 1).flatten(1), weight, self.bias)
-        return products.unflatten(0, windows.shape[:2]).transpose(1, 2)
+        return torch.cat(self.weight.unbind(2), dim=1)
+
+
+def _multiply_windows(character_embeds: Tensor, width: int, product: Product) -> Tensor:
+    # (words, windows, width, char_embedding_dim)
+    windows = character_embeds.unfold(2, width, 1).permute(0, 2, 3, 1)
+    # Two-dimensional, because three would become a small product for each word.
+    products = product(windows.flatten(0, 1).flatten(1))
+    return products.unflatten(0, windows.shape[:2]).transpose(1, 2)
+
+
+class _InvariantConvolution(nn.Module):
+    def __init__(self, filters: ElmoCharConvolution):
+        super().__init__()
+        self.kernel_size = filters.kernel_size
+        self.product = InvariantProduct(filters.matrix().detach(), filters.bias, packed=False)
+
+    def forward(self, character_embeds: Tensor) -> Tensor:
+        return _multiply_windows(character_embeds, self.kernel_size[0], self.product)
+
+
+class _InvariantLinear(nn.Module):
+    def __init__(self, module: nn.Linear):
+        super().__init__()
+        self.product = InvariantProduct(module.weight, module.bias, packed=is_large(module.weight))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.product(inputs)
 
 
 @known
@@ -81,6 +112,7 @@ class ElmoCharacterEncoder(nn.Module):
         self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
         self.projection = nn.Linear(config.word_embedding_dim + config.num_filters, config.projection_dim)
         self.word_cache_size = config.word_cache_size
+        self.batch_invariant = config.batch_invariant
         self.word_vectors = WordVectors()
 
     def forward(self, character_ids: Tensor | None = None, character_embeds: Tensor | None = None) -> Tensor:
@@ -109,6 +141,18 @@ class ElmoCharacterEncoder(nn.Module):
                 hidden_states = highway(hidden_states)
             features.append(hidden_states)
         return linear(self.projection, torch.cat(features, dim=-1) if len(features) > 1 else features[0])
+
+    def invariant(self) -> "ElmoCharacterEncoder":
+        """A copy for inference: the same bits for a word in any company, if this processor can."""
+        # Tables are shared: they are not written to, and the copy does not outlive their contents.
+        memo: dict[int, Any] = {id(parameter): parameter for parameter in self.parameters()}
+        with torch.inference_mode(False), torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, ElmoCharConvolution):
+                    memo[id(module)] = _InvariantConvolution(module)
+                elif isinstance(module, nn.Linear):
+                    memo[id(module)] = _InvariantLinear(module)
+            return copy.deepcopy(self, memo)
 
     def check_ids(self, ids: Tensor):
         """Raises a ValueError if one of the (words, ids) is outside of its table."""

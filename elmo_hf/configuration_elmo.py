@@ -92,6 +92,10 @@ class ElmoConfig(PretrainedConfig):
         word_cache_size (`int`, defaults to 16384):
             Word vectors that a model on a CPU remembers from call to call while its weights stay the same (32 MB at
             the original size when full); 0 turns it off. Changes results by float rounding at most.
+        batch_invariant (`bool`, defaults to `False`):
+            Whether a sentence has the same vectors to the last bit whatever else is in the batch, and on one thread as
+            on many: for hashes, caches and comparisons. In inference in float32 on an x86 CPU alone; a model that
+            cannot keep the promise raises. `cell_size` and the number of filters must be multiples of 64.
         head_lstm_size (`int` or `None`, defaults to `None`):
             Width of one direction of the BiLSTM that a head runs over the mixed representations, as the taggers of the
             paper do. `None`: the head reads the mix itself.
@@ -152,6 +156,7 @@ class ElmoConfig(PretrainedConfig):
         keep_sentence_boundaries: bool = False,
         scalar_mix_parameters: Sequence[float] | None = None,
         word_cache_size: int = 16384,
+        batch_invariant: bool = False,
         head_lstm_size: int | None = None,
         classifier_dropout: float = 0.0,
         sentence_pooling: str = "mean",
@@ -204,6 +209,10 @@ class ElmoConfig(PretrainedConfig):
         self.scalar_mix_parameters = _mix_parameters(scalar_mix_parameters, self.num_hidden_layers + 1)
         self.word_cache_size = _positive_int("word_cache_size", word_cache_size, minimum=0)
 
+        self.batch_invariant = _boolean("batch_invariant", batch_invariant)
+        if self.batch_invariant:
+            self._check_batch_invariance()
+
         self.head_lstm_size = _optional_int("head_lstm_size", head_lstm_size)
         self.classifier_dropout = _dropout("classifier_dropout", classifier_dropout)
         self.sentence_pooling = _choice("sentence_pooling", sentence_pooling, SENTENCE_POOLINGS)
@@ -222,6 +231,14 @@ class ElmoConfig(PretrainedConfig):
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         kwargs["pad_token_id"] = pad_token_id
         super().__init__(**kwargs)
+
+    def _check_batch_invariance(self):
+        """Raises a ValueError for what makes sentences depend on their neighbours."""
+        if self.do_layer_norm:
+            raise ValueError("`batch_invariant` must be false with `do_layer_norm`, whose statistics are the batch's.")
+        for name, size in (("cell_size", self.cell_size), ("num_filters", self.num_filters)):
+            if size % 64:
+                raise ValueError(f"`{name}` must be a multiple of 64 with `batch_invariant`, was: {size}.")
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:

@@ -25,6 +25,7 @@ from torch import Tensor
 from .batching import BATCH_SIZE, as_words, run_in_batches, windows_of
 from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
 from .embedding import Choice, ElmoEmbedder, Layers, are_several, check_pooling, pooled
+from .engine_elmo import has_word_vectors_of_same_bits
 from .files import PathLike, atomic_file, signals_as_exceptions
 from .modeling_elmo import ElmoModel
 from .sentence_files import Sentence, SentenceFiles
@@ -364,9 +365,10 @@ class _Run:
 
     def blocks(self, sentences: list[SplitSentence], progress: Progress | None) -> Iterator[EmbeddedSentences]:
         """The vectors of a part, some of its sentences at a time."""
-        # Remembered words are right to a rounding, which depends on the batch that they came in: with none at its
-        # start, a part is the same bytes whatever was computed before.
-        self.embedder.model.character_encoder.word_vectors.clear()
+        # A part must be the same bytes whatever was computed before, and so must remembered words.
+        model = self.embedder.model
+        if not has_word_vectors_of_same_bits(model.character_encoder):
+            model.clear_cache()
         results = self._vectors(sentences)
         for window in windows_of(sentences, _num_words):
             yield self._joined(window, results)

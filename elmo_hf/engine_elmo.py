@@ -27,14 +27,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.utils import logging
 
 from .packing_elmo import PackedWords, unique_words
+from .products_elmo import (
+    MOST_ROWS,
+    InvariantProduct,
+    PackedProduct,
+    Product,
+    is_large,
+    multiply,
+    onednn_works,
+    transposed_product,
+)
 
 logger = logging.get_logger(__name__)
 
-# (..., rows, in_features) -> (..., rows, out_features)
-Product = Callable[[Tensor], Tensor]
-
-# Elements of a weight from which on the form of a product matters; below it the calls cost more than the products.
-LARGE_WEIGHT = 1 << 18
 # Rows up to which oneDNN is faster than MKL, however many inputs a weight has.
 FEW_ROWS = 256
 
@@ -303,6 +308,7 @@ def encode_words(encoder: Any, character_ids: Tensor, mask: Tensor) -> tuple[Ten
     # On the device of the input: offloaded weights are on meta until their module is called.
     boundary_ids = encoder.boundary_ids(mask.device)
     if keeps_shapes(mask):
+        check_may_vary(encoder)
         rows = torch.arange(2, mask.numel() + 2, device=mask.device)
         return encoder(torch.cat([boundary_ids, character_ids])), rows.view_as(mask)
     encoder.check_ids(character_ids)
@@ -321,7 +327,7 @@ def check_range(name: str, values: Tensor, low: int, end: int):
         raise ValueError(f"`{name}` must be from {low} to {end - 1}, was: from {least} to {greatest}.")
 
 
-def encode_by_length(encoder: Any, character_ids: Tensor) -> Tensor:
+def encode_by_length(encoder: Any, character_ids: Tensor, in_threads: bool = False) -> Tensor:
     """(words, characters) -> (words, projection_dim), words of similar length together, without shared padding."""
     if len(character_ids) == 0 or not encoder.filter_widths:
         return encoder(character_ids)
@@ -332,12 +338,14 @@ def encode_by_length(encoder: Any, character_ids: Tensor) -> Tensor:
     positions = torch.arange(1, character_ids.shape[1] + 1, device=character_ids.device)
     lengths = ((character_ids != encoder.fill_character) * positions).amax(1)
     lengths, order = torch.sort(lengths)
-    chunks = []
-    for chunk, longest in zip(
-        character_ids[order].split(WORDS_PER_CHUNK), lengths.split(WORDS_PER_CHUNK), strict=True
-    ):
-        # The maximum stays the same as long as one window of each width sees padding alone.
-        chunks.append(encoder(chunk[:, : int(longest[-1]) + max(encoder.filter_widths)]))
+    # The maximum stays the same as long as one window of each width sees padding alone.
+    tasks = [
+        partial(encoder, chunk[:, : int(longest[-1]) + max(encoder.filter_widths)])
+        for chunk, longest in zip(
+            character_ids[order].split(WORDS_PER_CHUNK), lengths.split(WORDS_PER_CHUNK), strict=True
+        )
+    ]
+    chunks = run_in_threads(tasks, MOST_INVARIANT_THREADS) if in_threads else [task() for task in tasks]
     return torch.cat(chunks)[torch.argsort(order)]
 
 
@@ -352,7 +360,7 @@ class WordVectors(_RecordKeeper):
         parameters = list(encoder.parameters())
         capacity = encoder.word_cache_size
         if (
-            not capacity
+            not (capacity or encoder.batch_invariant)
             or character_ids.device.type != "cpu"
             or not _can_be_recorded(parameters)
             or not runs_plainly(character_ids, *parameters)
@@ -361,11 +369,26 @@ class WordVectors(_RecordKeeper):
             or (description := _describe(encoder)) is None
         ):
             self._entry = None
+            check_may_vary(encoder)
             return encode_by_length(encoder, character_ids)
         entry = self._entry
         if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
-            entry = self._entry = WeightRecord(parameters), description, _WordStore(capacity)
-        return entry[2].lookup(character_ids, lambda unknown: encode_by_length(encoder, unknown))
+            entry = self._entry = WeightRecord(parameters), description, (_WordStore(capacity), _invariant(encoder))
+        store, invariant = entry[2]
+        if encoder.batch_invariant and not has_word_vectors_of_same_bits(encoder):
+            check_may_vary(encoder)
+        return store.lookup(character_ids, partial(_encode_invariant, invariant))
+
+
+def _invariant(encoder: Any) -> Any:
+    """A copy of the encoder that gives a word the same bits in any company, or itself where none is to be had."""
+    return encoder.invariant() if onednn_works() and encoder.projection.weight.dtype == torch.float32 else encoder
+
+
+def _encode_invariant(encoder: Any, character_ids: Tensor) -> Tensor:
+    # More than two threads would divide the values of a word among them.
+    alone = len(character_ids) <= WORDS_PER_CHUNK and torch.get_num_threads() <= MOST_INVARIANT_THREADS
+    return encode_by_length(encoder, character_ids, in_threads=not alone)
 
 
 _PLAIN_TYPES = frozenset((type(None), bool, int, float, str, WordVectors))
@@ -399,7 +422,7 @@ class _WordStore:
     """
 
     def __init__(self, capacity: int):
-        self._capacity = max(1, capacity // 2)
+        self._capacity = (capacity + 1) // 2
         self._generations = _Generation(self._capacity), _Generation(self._capacity)
         # Never waited for: whoever finds it taken goes without storing. A fork or an exception may leave it taken.
         self._writing = threading.Lock()
@@ -409,6 +432,8 @@ class _WordStore:
 
     def lookup(self, character_ids: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """(words, characters) -> (words, features), a copy; `encode` computes the vectors that are not stored."""
+        if not self._capacity:
+            return encode(character_ids)
         keys = _keys(character_ids)
         generations = self._generations
         # Places of known words by generation, in order of the generations, then those of unknown words.
@@ -474,23 +499,6 @@ def _keys(character_ids: Tensor) -> list[bytes]:
 # --- Products -------------------------------------------------------------------------------------------------------
 
 
-def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """
-    `inputs @ weight.T + bias`, from the weight as it is, in the form that is fastest; not differentiable.
-
-    PyTorch multiplies float32 with MKL, which first packs all of the weight: for 2 to 64 rows oneDNN takes half to
-    nine tenths of its time, with many rows and few inputs a little less, too (`benchmarks/products.py`).
-
-    Args:
-        inputs: (rows, in_features).
-        weight: (out_features, in_features).
-        bias: (out_features,).
-    """
-    if is_large(weight) and onednn_works():
-        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return F.linear(inputs, weight, bias)
-
-
 def linear(module: nn.Module, inputs: Tensor) -> Tensor:
     """`module(inputs)` of (rows, in_features), as [`multiply`] for few rows if the module is a plain `nn.Linear`."""
     if (
@@ -507,54 +515,79 @@ def linear(module: nn.Module, inputs: Tensor) -> Tensor:
     return module(inputs)
 
 
-def is_large(weight: Tensor) -> bool:
-    """Whether the form of products with this weight matters."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > LARGE_WEIGHT
+# A third thread would compute values at the end of its share in another way than those in the middle of one.
+MOST_INVARIANT_THREADS = 2
+# Element-wise operations take so many values at a time; what is left over at the end of a row is computed otherwise.
+INVARIANT_MULTIPLE = 64
 
 
-def packed_product(weight: Tensor) -> Product:
-    """`x @ weight.T` for many `x` of a few rows; the weight is packed once, for which `onednn_works` must hold."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
-    linear = torch.ops.mkldnn._linear_pointwise
-    return lambda inputs: linear(inputs, packed, None, "none", [], "")
+def has_word_vectors_of_same_bits(encoder: Any) -> bool:
+    """Whether this processor gives a word the same bits in any company, when nothing asks for gradients."""
+    weights = [module.weight for module in encoder.modules() if isinstance(module, nn.Linear)]
+    filters = [module.weight for module in encoder.modules() if isinstance(module, nn.Conv1d)]
+    return (
+        onednn_works()
+        and encoder.projection.weight.dtype == torch.float32
+        and sum(map(len, filters)) % INVARIANT_MULTIPLE == 0
+        and all(rows_are_independent(weight[0].numel(), len(weight), packed=False) for weight in filters)
+        and all(rows_are_independent(*weight.shape[::-1], packed=is_large(weight)) for weight in weights)
+    )
 
 
-def step_product(weight: Tensor) -> Product:
-    """`x @ weight.T` for the steps of one call."""
-    if weight.dim() == 2 and is_large(weight) and onednn_works():
-        return packed_product(weight)
-    transposed = weight.transpose(-1, -2)
-    return lambda inputs: torch.matmul(inputs, transposed)
+def _has_states_of_same_bits(encoder: Any, weights: Sequence[Tensor]) -> bool:
+    """As [`has_word_vectors_of_same_bits`], of the layers of LSTMs."""
+    return (
+        onednn_works()
+        and all(weight.dtype == torch.float32 for weight in weights)
+        and all(layer.cell_size % INVARIANT_MULTIPLE == 0 for layer in encoder.forward_layers)
+        and all(rows_are_independent(*weight.shape[::-1], packed=True) for weight in weights)
+    )
 
 
-def transposed_product(weight: Tensor) -> Product:
-    """`x @ weight.T` for many `x` of one row: long rows of outputs are read twice as fast as short ones of inputs."""
-    transposed = weight.detach().t().contiguous()
-    return lambda inputs: torch.mm(inputs, transposed)
-
-
-@lru_cache(maxsize=1)
-def onednn_works() -> bool:
-    """Whether oneDNN's products, which are private to PyTorch, are here and right; tried once per process."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
-        return False
+@lru_cache(maxsize=64)
+def rows_are_independent(in_features: int, out_features: int, packed: bool) -> bool:
+    """
+    Whether [`InvariantProduct`] keeps its promise for weights of a size: tried, once per process, for numbers of rows
+    that take different ways in the libraries, on one thread and on two.
+    """
     generator = torch.Generator().manual_seed(0)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            for out_features, in_features in ((7, 5), (64, 48)):
-                weight = torch.randn(out_features, in_features, generator=generator)
-                inputs = torch.randn(3, in_features, generator=generator)
-                bias = torch.randn(out_features, generator=generator)
-                product = torch.ops.mkldnn._linear_pointwise
-                packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-                as_it_is = product(inputs, weight, bias, "none", [], "") - bias
-                for found in (product(inputs, packed, None, "none", [], ""), as_it_is):
-                    if not torch.allclose(found, F.linear(inputs, weight), rtol=1e-4, atol=1e-4):
-                        raise ValueError("its products are wrong")
-    except Exception as error:  # Whatever a private operator does on a build that nobody has tried.
-        logger.warning_once(f"oneDNN is not used, which makes batches slower but changes nothing: {error}")
-        return False
-    return True
+    with torch.inference_mode(False), torch.no_grad():
+        weight = torch.randn(out_features, in_features, generator=generator)
+        inputs = torch.randn(MOST_ROWS if packed else 4 * MOST_ROWS, in_features, generator=generator)
+        product = InvariantProduct(weight, packed=packed)
+        expected = product(inputs)
+
+        def agrees(rows: int) -> bool:
+            starts = (0, len(inputs) - rows)
+            return all(
+                torch.equal(product(inputs[start : start + rows]), expected[start : start + rows]) for start in starts
+            )
+
+        tasks = [partial(agrees, rows) for rows in (*_TRIED_ROWS, len(inputs))]
+        return all(run_in_threads(tasks, MOST_INVARIANT_THREADS)) and all(task() for task in tasks)
+
+
+_TRIED_ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 31, 32, 33, 64, 65, 100, 128, 200, 256, 257)
+
+
+def check_may_vary(module: Any):
+    """
+    Called where results may differ in their last bits with what else is in the batch.
+
+    Raises:
+        RuntimeError: `batch_invariant` promises that they do not.
+    """
+    if not module.batch_invariant or module.training:
+        return
+    if needs_gradient(*module.parameters()):
+        logger.warning_once(
+            "`batch_invariant` holds where no gradient is asked for: call the model under `torch.no_grad()`."
+        )
+        return
+    raise RuntimeError(
+        "A model with `batch_invariant=True` must run in float32 on an x86 CPU with oneDNN, as it was loaded (without "
+        "hooks, adapters, autocast, compiler or `inputs_embeds`), and did not. Load it with `batch_invariant=False`."
+    )
 
 
 class PreparedProducts(NamedTuple):
@@ -564,12 +597,14 @@ class PreparedProducts(NamedTuple):
     projection: Product
     # Of a first layer: the table of word vectors and the (N,) row of each position. Words repeat, products need not.
     words: tuple[Tensor, Tensor] | None = None
+    # Without the bias; `None` to multiply with the weight as it is.
+    inputs: Product | None = None
 
 
 class RecurrentWeights(_RecordKeeper):
     """
     Weights of large layers on a CPU, in the order in which they are read fastest: packed for a batch, transposed for a
-    single sentence. Only one of the two is held at a time.
+    single sentence. Only one of the two is held at a time. With `batch_invariant`, all weights are packed.
     """
 
     def __init__(self):
@@ -583,19 +618,25 @@ class RecurrentWeights(_RecordKeeper):
         if packed_words.lengths is not None:
             return None, None
         layers = [*encoder.forward_layers, *encoder.backward_layers]
-        weights = [layer._parameters.get(name) for layer in layers for name in ("weight_hh", "weight_hr")]
+        weights = [tuple(layer._parameters.get(name) for name in _WEIGHT_NAMES) for layer in layers]
+        flat = [weight for of_layer in weights for weight in of_layer]
         if (
-            not _can_be_recorded(weights)
-            or not all(map(is_large, weights[0::2]))
-            or not runs_plainly(word_vectors, *weights)
+            not _can_be_recorded(flat)
+            or not (encoder.batch_invariant or all(is_large(recurrent) for _, recurrent, _ in weights))
+            or not runs_plainly(word_vectors, *flat)
             or torch.is_autocast_enabled("cpu")
             or needs_gradient(word_vectors, *encoder.parameters())
             or not _are_known(layers)
             or not is_undisturbed(encoder)
         ):
             self._entry = None
+            check_may_vary(encoder)
             return None, None
-        prepared = self._prepared(weights, len(packed_words.sorted_rows), len(packed_words.batch_sizes))
+        if encoder.batch_invariant and not _has_states_of_same_bits(encoder, flat):
+            check_may_vary(encoder)
+        prepared = self._prepared(
+            weights, len(packed_words.sorted_rows), len(packed_words.batch_sizes), encoder.batch_invariant
+        )
         if prepared is None:
             return None, None
         ahead, behind = prepared[: len(layers) // 2], prepared[len(layers) // 2 :]
@@ -605,47 +646,72 @@ class RecurrentWeights(_RecordKeeper):
         return ahead, behind
 
     def _prepared(
-        self, weights: list[nn.Parameter], num_sentences: int, num_steps: int
+        self,
+        weights: list[tuple[nn.Parameter, nn.Parameter, nn.Parameter]],
+        num_sentences: int,
+        num_steps: int,
+        batch_invariant: bool,
     ) -> list[PreparedProducts] | None:
-        if num_sentences > 1 and (num_steps < PACKED_STEPS or not onednn_works()):
-            return None
-        wanted = "packed" if num_sentences > 1 else "transposed"
         entry = self._entry
-        form = wanted
+        if batch_invariant:
+            form = "invariant" if onednn_works() else None
+        elif num_sentences > 1:
+            form = "packed" if num_steps >= PACKED_STEPS and onednn_works() else None
+        else:
+            form = "transposed"
+        if form is None:
+            return None
+        wanted = form
         if entry is not None and wanted == "transposed" and self._last_form != wanted:
             # A single sentence between batches: packed weights serve it, too.
             form = entry[1]
         self._last_form = wanted
-        used = weights if form == "packed" else weights[0::2]
+        make, names = _FORMS[form]
+        used = [of_layer[_WEIGHT_NAMES.index(name)] for of_layer in weights for name in names]
         if entry is None or entry[1] != form or not entry[0].holds(used, num_sentences):
             # Let go before the other form is made.
             entry = self._entry = None
-            make = _batch_products if form == "packed" else _single_row_products
             record = WeightRecord(used)
-            layers = zip(weights[0::2], weights[1::2], strict=True)
-            entry = self._entry = record, form, in_threads([partial(make, *layer) for layer in layers])
+            entry = self._entry = record, form, run_in_threads([partial(make, *of_layer) for of_layer in weights])
         return entry[2]
 
 
-def _batch_products(weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
-    packed = packed_product(weight_hr)
+def _packed_products(weight_ih: Tensor, weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
+    packed = PackedProduct(weight_hr)
 
     def projection(inputs: Tensor) -> Tensor:
         # A single row is faster with the weight as it is.
         return F.linear(inputs, weight_hr) if len(inputs) == 1 else packed(inputs)
 
-    return PreparedProducts(packed_product(weight_hh), projection)
+    return PreparedProducts(PackedProduct(weight_hh), projection)
 
 
-def _single_row_products(weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
+def _transposed_products(weight_ih: Tensor, weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
     return PreparedProducts(transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
+
+
+def _invariant_products(weight_ih: Tensor, weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
+    inputs, recurrent, projection = map(InvariantProduct, (weight_ih, weight_hh, weight_hr))
+    return PreparedProducts(recurrent, projection, inputs=inputs)
+
+
+_WEIGHT_NAMES = ("weight_ih", "weight_hh", "weight_hr")
+# How each form is made, and what of.
+_FORMS: dict[str, tuple[Callable[..., PreparedProducts], tuple[str, ...]]] = {
+    "packed": (_packed_products, ("weight_hh", "weight_hr")),
+    "transposed": (_transposed_products, ("weight_hh",)),
+    "invariant": (_invariant_products, _WEIGHT_NAMES),
+}
 
 
 class InputGates:
     """Gates before the recurrent product, for a slice of the positions at a time."""
 
     def __init__(self, inputs: Tensor, weight_ih: Tensor, bias: Tensor, prepared: PreparedProducts | None):
-        self._multiply = partial(multiply, weight=weight_ih, bias=bias)
+        self._multiply: Product = partial(multiply, weight=weight_ih, bias=bias)
+        if prepared is not None and prepared.inputs is not None:
+            packed = prepared.inputs
+            self._multiply = lambda rows: packed(rows).add_(bias)
         self._inputs, self._words = inputs, None if prepared is None else prepared.words
         # (rows of the table, 4 * cell_size)
         self._gates = None
@@ -731,6 +797,8 @@ def multiplies_directions_together(encoder: Any, num_sentences: int) -> bool:
     Whether both directions run as one batch of two: it halves the calls, where calls and not products take the time,
     as on accelerators, and on a CPU for few sentences and small layers.
     """
+    if encoder.batch_invariant and not encoder.training:
+        return False
     layers = [*encoder.forward_layers, *encoder.backward_layers]
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     devices = {parameter.device.type for parameter in parameters}
@@ -764,26 +832,19 @@ def run_directions(encoder: nn.Module, inputs: Sequence[Tensor], tasks: Sequence
         and not torch.is_autocast_enabled("cpu")
         and is_undisturbed(encoder)
     ):
-        return run_in_threads(tasks)
+        return run_in_threads(tasks, MOST_INVARIANT_THREADS if encoder.batch_invariant else None)
     return [task() for task in tasks]
 
 
-def in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Runs any number of tasks on two threads, if there are two."""
-    if torch.get_num_threads() == 1:
+def run_in_threads(tasks: Sequence[Callable[[], Any]], threads_each: int | None = None) -> list[Any]:
+    """
+    Runs tasks that need no gradient at the same time, each on half of PyTorch's threads or on at most `threads_each`;
+    in turn where there is one.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
         return [task() for task in tasks]
-    middle = len(tasks) // 2
-    first, second = run_in_threads([partial(_run_all, tasks[:middle]), partial(_run_all, tasks[middle:])])
-    return first + second
-
-
-def _run_all(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [task() for task in tasks]
-
-
-def run_in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Runs tasks that need no gradient at the same time, each on its share of PyTorch's threads."""
-    workers = _workers(os.getpid(), len(tasks), torch.get_num_threads())
+    workers = _workers(os.getpid(), max(2, threads // (threads_each or threads)), threads)
     inference_mode = torch.is_inference_mode_enabled()
 
     def run(task: Callable[[], Any]) -> Any:
@@ -794,7 +855,7 @@ def run_in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     return list(workers.map(run, tasks))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _workers(process: int, number: int, threads: int) -> ThreadPoolExecutor:
     """Workers of this process (a fork has the object, but not its threads), each with its share of `threads`."""
     started = threading.Barrier(number)

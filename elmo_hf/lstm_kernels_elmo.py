@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .engine_elmo import InputGates, PreparedProducts, Product, multiply, step_product
+from .engine_elmo import InputGates, PreparedProducts
+from .products_elmo import Product, multiply, step_product
 
 # Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
 INPUT_SLICE = 256

@@ -28,6 +28,7 @@ from .engine_elmo import (
     Float32Bilm,
     PreparedProducts,
     RecurrentWeights,
+    check_may_vary,
     check_range,
     encode_words,
     keeps_shapes,
@@ -43,6 +44,7 @@ from .lstm_elmo import lstm
 from .lstm_kernels_elmo import Clips, LstmWeights
 from .packing_elmo import PackedWords, pack_streams, pack_words
 from .pipelines_elmo import patch_token_classification_pipeline
+from .products_elmo import PackedProduct as PackedProduct
 from .softmax_elmo import ElmoSoftmax, at_least_float32
 
 logger = logging.get_logger(__name__)
@@ -122,6 +124,7 @@ class ElmoEncoder(nn.Module):
     def __init__(self, config: ElmoConfig):
         super().__init__()
         self.dropout = nn.Dropout(config.bilm_dropout)
+        self.batch_invariant = config.batch_invariant
         self.forward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
         self.backward_layers = nn.ModuleList(ElmoLstmLayer(config, index) for index in range(config.num_hidden_layers))
         self.recurrent_weights = RecurrentWeights()
@@ -683,6 +686,7 @@ class ElmoModel(ElmoPreTrainedModel):
             return encode_words(character_encoder, input_ids.flatten(0, -2), mask)
         if character_encoder is not self.character_encoder:
             inputs_embeds = inputs_embeds.float()
+        check_may_vary(character_encoder)
         boundaries = character_encoder.embeddings(character_encoder.boundary_ids(mask.device))
         character_embeds = torch.cat([boundaries.to(inputs_embeds), inputs_embeds.flatten(0, -3)])
         vectors = character_encoder(character_embeds=character_embeds)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from elmo_hf import ElmoModel, engine_elmo
+from elmo_hf import ElmoModel, engine_elmo, products_elmo
 from elmo_hf.lstm_kernels_elmo import Clips
 from tests.tiny import character_ids, tiny_model, word_ids
 
@@ -67,7 +67,7 @@ def fill(one: ElmoModel):
 def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Tiny layers run as small ones; as large ones; and as those whose bits few sentences do not look at."""
     if request.param != "as it is":
-        monkeypatch.setattr(engine_elmo, "LARGE_WEIGHT", 0)
+        monkeypatch.setattr(products_elmo, "LARGE_WEIGHT", 0)
         monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", ())
         monkeypatch.setattr(engine_elmo, "PACKED_STEPS", 0)
     if request.param == "large layers, counted":
@@ -495,9 +495,11 @@ STEPS: dict[str, Callable[[ElmoModel], Any]] = {
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from([*STEPS]), min_size=3, max_size=8), st.booleans())
 def test_any_sequence_of_steps_leaves_a_model_that_is_current(steps: list[str], large: bool):
-    large_constants = {"LARGE_WEIGHT": 0, "TOGETHER_LIMITS": (), "PACKED_STEPS": 0}
-    constants = large_constants if large else {"LARGE_WEIGHT": engine_elmo.LARGE_WEIGHT}
-    with mock.patch.multiple(engine_elmo, **constants):
+    constants = {"TOGETHER_LIMITS": (), "PACKED_STEPS": 0} if large else {"PACKED_STEPS": engine_elmo.PACKED_STEPS}
+    with (
+        mock.patch.multiple(products_elmo, LARGE_WEIGHT=0 if large else products_elmo.LARGE_WEIGHT),
+        mock.patch.multiple(engine_elmo, **constants),
+    ):
         one = model()
         for step in steps:
             STEPS[step](one)

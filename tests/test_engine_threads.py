@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elmo_hf import ElmoModel, engine_elmo
+from elmo_hf import ElmoModel, engine_elmo, products_elmo
 from elmo_hf.engine_elmo import RecurrentWeights, WordVectors, _Generation, _WordStore, run_in_threads
 from tests.tiny import character_ids, tiny_model
 
@@ -44,7 +44,7 @@ def two_threads() -> Iterator[None]:
 def treat_layers_as_large(monkeypatch: pytest.MonkeyPatch):
     """Directions apart, products prepared."""
     monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", ())
-    monkeypatch.setattr(engine_elmo, "LARGE_WEIGHT", 0)
+    monkeypatch.setattr(products_elmo, "LARGE_WEIGHT", 0)
     monkeypatch.setattr(engine_elmo, "PACKED_STEPS", 0)
 
 

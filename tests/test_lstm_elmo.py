@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from elmo_hf import ElmoConfig, ElmoModel, engine_elmo, lstm_elmo
+from elmo_hf import ElmoConfig, ElmoModel, engine_elmo, lstm_elmo, products_elmo
 from elmo_hf.lstm_elmo import (
     Clips,
     LstmFunction,
@@ -162,7 +162,7 @@ def test_the_model_gives_the_same_with_both_directions_batched(monkeypatch):
 def large_layers(monkeypatch):
     """Tiny layers are treated as large ones: directions apart, products prepared."""
     monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", ())
-    monkeypatch.setattr(engine_elmo, "LARGE_WEIGHT", 0)
+    monkeypatch.setattr(products_elmo, "LARGE_WEIGHT", 0)
     monkeypatch.setattr(engine_elmo, "PACKED_STEPS", 0)
 
 
@@ -214,9 +214,9 @@ def test_the_model_gives_the_same_with_the_directions_in_threads(monkeypatch):
 
     run_in_threads = engine_elmo.run_in_threads
 
-    def counted(tasks):
+    def counted(tasks, *threads_each):
         calls.append(len(tasks))
-        return run_in_threads(tasks)
+        return run_in_threads(tasks, *threads_each)
 
     monkeypatch.setattr(engine_elmo, "run_in_threads", counted)
     results = {}
@@ -346,7 +346,8 @@ def test_without_the_private_operators_the_results_are_the_same(monkeypatch):
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
         expected = model(ids).last_hidden_state
-        monkeypatch.setattr(engine_elmo, "onednn_works", lambda: False)
+        for module in (engine_elmo, products_elmo):
+            monkeypatch.setattr(module, "onednn_works", lambda: False)
         without = copy.deepcopy(model)(ids).last_hidden_state
     torch.testing.assert_close(without, expected)
 
@@ -357,12 +358,12 @@ def test_operators_that_are_missing_or_wrong_are_not_used(damage, monkeypatch, c
     if damage == "missing":
         broken._reorder_linear_weight.side_effect = AttributeError("no such operator")
     monkeypatch.setattr(torch.ops, "mkldnn", broken)
-    engine_elmo.onednn_works.cache_clear()
+    products_elmo.onednn_works.cache_clear()
     try:
-        assert not engine_elmo.onednn_works()
+        assert not products_elmo.onednn_works()
     finally:
         monkeypatch.undo()
-        engine_elmo.onednn_works.cache_clear()
+        products_elmo.onednn_works.cache_clear()
 
 
 @pytest.mark.usefixtures("either_size")
@@ -385,7 +386,7 @@ def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
 def test_directions_run_in_threads_wherever_there_are_two_and_no_gradients(monkeypatch):
     model, ids, calls = tiny_model(), character_ids(), []
     run_in_threads = engine_elmo.run_in_threads
-    monkeypatch.setattr(engine_elmo, "run_in_threads", lambda tasks: calls.append(1) or run_in_threads(tasks))
+    monkeypatch.setattr(engine_elmo, "run_in_threads", lambda *args: calls.append(1) or run_in_threads(*args))
     with torch.no_grad():
         alone = model(ids).last_hidden_state
     assert not calls
