@@ -545,7 +545,7 @@ def _has_states_of_same_bits(encoder: Any, weights: Sequence[Tensor]) -> bool:
 
 
 @lru_cache(maxsize=64)
-def rows_are_independent(in_features: int, out_features: int, packed: bool) -> bool:
+def rows_are_independent(in_features: int, out_features: int, packed: bool, least: int | None = None) -> bool:
     """
     Whether [`InvariantProduct`] keeps its promise for weights of a size: tried, once per process, for numbers of rows
     that take different ways in the libraries, on one thread and on two.
@@ -554,7 +554,7 @@ def rows_are_independent(in_features: int, out_features: int, packed: bool) -> b
     with torch.inference_mode(False), torch.no_grad():
         weight = torch.randn(out_features, in_features, generator=generator)
         inputs = torch.randn(MOST_ROWS if packed else 4 * MOST_ROWS, in_features, generator=generator)
-        product = InvariantProduct(weight, packed=packed)
+        product = InvariantProduct(weight, packed=packed, least=least)
         expected = product(inputs)
 
         def agrees(rows: int) -> bool:
@@ -613,16 +613,16 @@ class RecurrentWeights(_RecordKeeper):
 
     def products(
         self, encoder: Any, word_vectors: Tensor, packed_words: PackedWords
-    ) -> tuple[list[PreparedProducts], list[PreparedProducts]] | tuple[None, None]:
+    ) -> tuple[list[PreparedProducts], list[PreparedProducts]] | None:
         """The products of both directions' layers; `None` if they are to multiply with what they have."""
         if packed_words.lengths is not None:
-            return None, None
+            return None
         layers = [*encoder.forward_layers, *encoder.backward_layers]
-        weights = [tuple(layer._parameters.get(name) for name in _WEIGHT_NAMES) for layer in layers]
-        flat = [weight for of_layer in weights for weight in of_layer]
+        names = _WEIGHT_NAMES if encoder.batch_invariant else _WEIGHT_NAMES[1:]
+        flat = [layer._parameters.get(name) for layer in layers for name in names]
         if (
             not _can_be_recorded(flat)
-            or not (encoder.batch_invariant or all(is_large(recurrent) for _, recurrent, _ in weights))
+            or not (encoder.batch_invariant or all(map(is_large, flat[0::2])))
             or not runs_plainly(word_vectors, *flat)
             or torch.is_autocast_enabled("cpu")
             or needs_gradient(word_vectors, *encoder.parameters())
@@ -631,14 +631,13 @@ class RecurrentWeights(_RecordKeeper):
         ):
             self._entry = None
             check_may_vary(encoder)
-            return None, None
+            return None
         if encoder.batch_invariant and not _has_states_of_same_bits(encoder, flat):
             check_may_vary(encoder)
-        prepared = self._prepared(
-            weights, len(packed_words.sorted_rows), len(packed_words.batch_sizes), encoder.batch_invariant
-        )
+        num_sentences, num_steps = len(packed_words.sorted_rows), len(packed_words.batch_sizes)
+        prepared = self._prepared(layers, num_sentences, num_steps, encoder.batch_invariant)
         if prepared is None:
-            return None, None
+            return None
         ahead, behind = prepared[: len(layers) // 2], prepared[len(layers) // 2 :]
         if len(packed_words.sorted_rows) > 1 and not (encoder.training and encoder.dropout.p):
             ahead = [ahead[0]._replace(words=(word_vectors, packed_words.forward_words)), *ahead[1:]]
@@ -646,11 +645,7 @@ class RecurrentWeights(_RecordKeeper):
         return ahead, behind
 
     def _prepared(
-        self,
-        weights: list[tuple[nn.Parameter, nn.Parameter, nn.Parameter]],
-        num_sentences: int,
-        num_steps: int,
-        batch_invariant: bool,
+        self, layers: Sequence[nn.Module], num_sentences: int, num_steps: int, batch_invariant: bool
     ) -> list[PreparedProducts] | None:
         entry = self._entry
         if batch_invariant:
@@ -667,37 +662,41 @@ class RecurrentWeights(_RecordKeeper):
             form = entry[1]
         self._last_form = wanted
         make, names = _FORMS[form]
-        used = [of_layer[_WEIGHT_NAMES.index(name)] for of_layer in weights for name in names]
-        if entry is None or entry[1] != form or not entry[0].holds(used, num_sentences):
+        copied: list[nn.Parameter] = [getattr(layer, name) for layer in layers for name in names]
+        if entry is None or entry[1] != form or not entry[0].holds(copied, num_sentences):
             # Let go before the other form is made.
             entry = self._entry = None
-            record = WeightRecord(used)
-            entry = self._entry = record, form, run_in_threads([partial(make, *of_layer) for of_layer in weights])
+            record = WeightRecord(copied)
+            entry = self._entry = record, form, run_in_threads([partial(make, layer) for layer in layers])
         return entry[2]
 
 
-def _packed_products(weight_ih: Tensor, weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
-    packed = PackedProduct(weight_hr)
+def _packed_products(layer: Any) -> PreparedProducts:
+    weight_hr, packed = layer.weight_hr, PackedProduct(layer.weight_hr)
 
     def projection(inputs: Tensor) -> Tensor:
         # A single row is faster with the weight as it is.
         return F.linear(inputs, weight_hr) if len(inputs) == 1 else packed(inputs)
 
-    return PreparedProducts(PackedProduct(weight_hh), projection)
+    return PreparedProducts(PackedProduct(layer.weight_hh), projection)
 
 
-def _transposed_products(weight_ih: Tensor, weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
-    return PreparedProducts(transposed_product(weight_hh), lambda x: F.linear(x, weight_hr))
+def _transposed_products(layer: Any) -> PreparedProducts:
+    return PreparedProducts(transposed_product(layer.weight_hh), partial(F.linear, weight=layer.weight_hr))
 
 
-def _invariant_products(weight_ih: Tensor, weight_hh: Tensor, weight_hr: Tensor) -> PreparedProducts:
-    inputs, recurrent, projection = map(InvariantProduct, (weight_ih, weight_hh, weight_hr))
+def _invariant_products(layer: Any) -> PreparedProducts:
+    inputs, recurrent, projection = (
+        # A row by itself need not be filled up where it takes no way of its own.
+        InvariantProduct(weight, least=1 if rows_are_independent(*weight.shape[::-1], packed=True, least=1) else 2)
+        for weight in (layer.weight_ih, layer.weight_hh, layer.weight_hr)
+    )
     return PreparedProducts(recurrent, projection, inputs=inputs)
 
 
 _WEIGHT_NAMES = ("weight_ih", "weight_hh", "weight_hr")
-# How each form is made, and what of.
-_FORMS: dict[str, tuple[Callable[..., PreparedProducts], tuple[str, ...]]] = {
+# How each form is made, and what it copies.
+_FORMS: dict[str, tuple[Callable[[Any], PreparedProducts], tuple[str, ...]]] = {
     "packed": (_packed_products, ("weight_hh", "weight_hr")),
     "transposed": (_transposed_products, ("weight_hh",)),
     "invariant": (_invariant_products, _WEIGHT_NAMES),
@@ -797,7 +796,7 @@ def multiplies_directions_together(encoder: Any, num_sentences: int) -> bool:
     Whether both directions run as one batch of two: it halves the calls, where calls and not products take the time,
     as on accelerators, and on a CPU for few sentences and small layers.
     """
-    if encoder.batch_invariant and not encoder.training:
+    if encoder.batch_invariant and not encoder.training and torch.get_num_threads() > MOST_INVARIANT_THREADS:
         return False
     layers = [*encoder.forward_layers, *encoder.backward_layers]
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
@@ -842,9 +841,6 @@ def run_in_threads(tasks: Sequence[Callable[[], Any]], threads_each: int | None 
     in turn where there is one.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
-        return [task() for task in tasks]
-    workers = _workers(os.getpid(), max(2, threads // (threads_each or threads)), threads)
     inference_mode = torch.is_inference_mode_enabled()
 
     def run(task: Callable[[], Any]) -> Any:
@@ -852,6 +848,9 @@ def run_in_threads(tasks: Sequence[Callable[[], Any]], threads_each: int | None 
         with torch.inference_mode(inference_mode), torch.no_grad():
             return task()
 
+    if threads == 1:
+        return [run(task) for task in tasks]
+    workers = _workers(os.getpid(), max(2, threads // (threads_each or threads)), threads)
     return list(workers.map(run, tasks))
 
 

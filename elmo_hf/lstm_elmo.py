@@ -39,7 +39,7 @@ def lstm(
     weights: LstmWeights | Sequence[LstmWeights],
     clips: Clips,
     lengths: Tensor | None = None,
-    prepared: PreparedProducts | None = None,
+    prepared: Sequence[PreparedProducts] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
     Runs one layer, in the fastest way that is right here.
@@ -51,7 +51,7 @@ def lstm(
         batch_sizes: running sentences at each step; empty with `lengths`.
         weights: of the layer, or of one layer for each item of the tensors' first dimension.
         lengths: (batch,) when all rows have a position at each step, padding included, see [`PackedWords`].
-        prepared: products with the weights of the steps, where they were prepared.
+        prepared: products with the weights of each layer, where they were prepared.
 
     Returns:
         (..., N, projection_dim) outputs and both states of each sentence after its last word.

@@ -46,13 +46,19 @@ class LstmProducts(NamedTuple):
     projection: Product
 
 
-def layer_products(inputs: Tensor, layers: Sequence[LstmWeights], prepared: PreparedProducts | None) -> LstmProducts:
+def layer_products(
+    inputs: Tensor, layers: Sequence[LstmWeights], prepared: Sequence[PreparedProducts] | None
+) -> LstmProducts:
     """The products of one layer, or of layers that run together."""
+    if len(layers) > 1 and prepared is not None:
+        return _products_of_each(inputs, layers, prepared)
     if len(layers) == 1:
         (weights,) = layers
-        input_gates = InputGates(inputs, weights.weight_ih, weights.bias, prepared)
         if prepared is not None:
-            return LstmProducts(input_gates, lambda gates, x: gates.add_(prepared.recurrent(x)), prepared.projection)
+            (products,) = prepared
+            input_gates = InputGates(inputs, weights.weight_ih, weights.bias, products)
+            return LstmProducts(input_gates, lambda gates, x: gates.add_(products.recurrent(x)), products.projection)
+        input_gates = InputGates(inputs, weights.weight_ih, weights.bias, None)
         return LstmProducts(
             input_gates,
             lambda gates, x: gates.add_(multiply(x, weights.weight_hh)),
@@ -72,6 +78,26 @@ def layer_products(inputs: Tensor, layers: Sequence[LstmWeights], prepared: Prep
         input_gates_of_each,
         lambda gates, x: gates.add_(torch.matmul(x, recurrent)),
         lambda x: torch.matmul(x, projection),
+    )
+
+
+def _products_of_each(
+    inputs: Tensor, layers: Sequence[LstmWeights], prepared: Sequence[PreparedProducts]
+) -> LstmProducts:
+    """With the prepared products of each layer; the rest of a step is done for all together."""
+    input_gates = [
+        InputGates(of_layer, layer.weight_ih, layer.bias, products)
+        for of_layer, layer, products in zip(inputs, layers, prepared, strict=True)
+    ]
+
+    def add_recurrent(gates: Tensor, x: Tensor):
+        for index, products in enumerate(prepared):
+            gates[index].add_(products.recurrent(x[index]))
+
+    return LstmProducts(
+        lambda start, end: torch.stack([gates(start, end) for gates in input_gates]),
+        add_recurrent,
+        lambda x: torch.stack([products.projection(part) for products, part in zip(prepared, x, strict=True)]),
     )
 
 

@@ -113,7 +113,16 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
                 "LSTM weights with an adapter cannot be trained with gradient checkpointing, which would compute the "
                 "layer again without it. Train without `gradient_checkpointing`."
             )
-        outputs, *states = lstm(inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths, prepared)
+        outputs, *states = lstm(
+            inputs,
+            hidden,
+            cell,
+            batch_sizes,
+            self.weights(),
+            self.clips,
+            lengths,
+            None if prepared is None else [prepared],
+        )
         # The state that recurs is the one before the skip connection.
         return (outputs + inputs if self.add_skip else outputs), *states
 
@@ -146,9 +155,14 @@ class ElmoEncoder(nn.Module):
         forward_inputs = word_vectors[packed_words.forward_words]
         backward_inputs = word_vectors[packed_words.backward_words]
         if packed_words.lengths is None and multiplies_directions_together(self, len(packed_words.sorted_rows)):
-            results = self._run_together(torch.stack([forward_inputs, backward_inputs]), hidden, cell, packed_words)
+            inputs = torch.stack([forward_inputs, backward_inputs])
+            products = None
+            if self.batch_invariant:
+                products = self.recurrent_weights.products(self, word_vectors, packed_words)
+            results = self._run_together(inputs, hidden, cell, packed_words, products)
         else:
-            ahead, behind = self.recurrent_weights.products(self, word_vectors, packed_words)
+            products = self.recurrent_weights.products(self, word_vectors, packed_words)
+            ahead, behind = products or (None, None)
             tasks = [
                 partial(self._run_direction, self.forward_layers, forward_inputs, hidden[:, 0], cell[:, 0]),
                 partial(self._run_direction, self.backward_layers, backward_inputs, hidden[:, 1], cell[:, 1]),
@@ -200,14 +214,22 @@ class ElmoEncoder(nn.Module):
         return outputs, torch.stack(final_hidden), torch.stack(final_cell)
 
     def _run_together(
-        self, inputs: Tensor, hidden: Tensor, cell: Tensor, packed_words: PackedWords
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        packed_words: PackedWords,
+        products: tuple[list[PreparedProducts], list[PreparedProducts]] | None,
     ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         """As `_run_direction`, for both directions in the same products; `inputs` (2, N, projection_dim)."""
         outputs, final_hidden, final_cell = [inputs], [], []
         for index, (ahead, behind) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
             read = self.dropout(outputs[-1])
             weights = ahead.weights(), behind.weights()
-            output, *state = lstm(read, hidden[index], cell[index], packed_words.batch_sizes, weights, ahead.clips)
+            prepared = None if products is None else [of_direction[index] for of_direction in products]
+            output, *state = lstm(
+                read, hidden[index], cell[index], packed_words.batch_sizes, weights, ahead.clips, None, prepared
+            )
             outputs.append(output + read if ahead.add_skip else output)
             final_hidden.append(state[0])
             final_cell.append(state[1])

@@ -75,11 +75,13 @@ class InvariantProduct:
         bias: (out_features,).
         packed: whether to pack the weight, as [`PackedProduct`]. oneDNN then compiles a program for each number of
             rows, which is no good for small products of many sizes.
+        least: rows to fill up to.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, packed: bool = True):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, packed: bool = True, least: int | None = None):
         self._multiply = PackedProduct(weight, bias) if packed else partial(F.linear, weight=weight, bias=bias)
         self._least, self._most = (2, MOST_ROWS) if packed else (16, 16 * MOST_ROWS)
+        self._least = least or self._least
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(rows, in_features) -> (rows, out_features)"""

@@ -85,7 +85,7 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
 
     Raises:
         TypeError: it has no LSTM layers to quantize; it may be quantized already.
-        ValueError: the model is not on a CPU, or this PyTorch has no 8-bit kernels.
+        ValueError: the model is not on a CPU or batch-invariant, or this PyTorch has no 8-bit kernels.
     """
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         raise ValueError("8-bit products need PyTorch's fbgemm kernels, which this build or processor lacks.")
@@ -93,6 +93,8 @@ def quantize(model: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
         raise ValueError(
             f"`model` must be on a CPU to be quantized, was on: {model.device}. Call `model.cpu()` first."
         )
+    if model.config.batch_invariant:
+        raise ValueError("`model` must be without `batch_invariant`: 8-bit activations share a scale.")
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:

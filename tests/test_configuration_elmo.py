@@ -76,6 +76,7 @@ WRONG_VALUES = [
     ({"scalar_mix_parameters": [0, 0, math.inf]}, ValueError, "`scalar_mix_parameters` must be finite, was: inf."),
     ({"scalar_mix_parameters": [0, 0, "1"]}, TypeError, "`scalar_mix_parameters` must be a number, was: '1'."),
     ({"initializer_factor": -1.0}, ValueError, "`initializer_factor` must not be negative, was: -1.0."),
+    ({"batch_invariant": 1}, TypeError, "`batch_invariant` must be true or false, was: 1."),
     ({"word_cache_size": -1}, ValueError, "`word_cache_size` must be at least 0, was: -1."),
     ({"head_lstm_size": 0}, ValueError, "`head_lstm_size` must be at least 1, was: 0."),
     ({"classifier_dropout": 1.0}, ValueError, "`classifier_dropout` must be at least 0 and less than 1, was: 1.0."),
@@ -136,6 +137,7 @@ NOT_DEFAULT: dict[str, Any] = {
 
 def test_no_value_is_forgotten_below():
     assert set(NOT_DEFAULT) == set(inspect.signature(ElmoConfig).parameters) - {
+        "batch_invariant",  # not with these sizes
         "hidden_size",
         "pad_token_id",
         "kwargs",

@@ -229,7 +229,8 @@ def test_the_model_gives_the_same_with_the_directions_in_threads(monkeypatch):
             assert torch.get_num_threads() == number
     finally:
         torch.set_num_threads(threads)
-    assert set(calls) == {2}
+    # Four layers are packed, two directions run.
+    assert set(calls) == {2, 4}
     assert all(torch.equal(result, results[1, torch.no_grad]) for result in results.values())
 
 
@@ -385,8 +386,8 @@ def test_autocast_runs_the_layers_in_its_dtype(device_dtype):
 @pytest.mark.usefixtures("large_layers")
 def test_directions_run_in_threads_wherever_there_are_two_and_no_gradients(monkeypatch):
     model, ids, calls = tiny_model(), character_ids(), []
-    run_in_threads = engine_elmo.run_in_threads
-    monkeypatch.setattr(engine_elmo, "run_in_threads", lambda *args: calls.append(1) or run_in_threads(*args))
+    workers = engine_elmo._workers
+    monkeypatch.setattr(engine_elmo, "_workers", lambda *args: calls.append(1) or workers(*args))
     with torch.no_grad():
         alone = model(ids).last_hidden_state
     assert not calls
