@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -37,7 +38,7 @@ from .vector_files import DTYPES, EmbeddedSentences, SplitSentence, bytes_of, ki
 Progress = Callable[[int], None]
 
 # Windows per part: what a stop loses at most.
-WINDOWS_PER_PART = 32
+WINDOWS_PER_PART = 4
 RECORD = "record.json"
 
 
@@ -141,7 +142,8 @@ def embed_sentences_to_file(
     with atomic_file(output, overwrite=overwrite) as whole, signals_as_exceptions():
         parts = Parts(Path(f"{output}.parts"), settings)
         with kind(whole, are_several(layers), pooling is not None) as file:
-            for number, part in enumerate(_parts(sentences, embedder, shard)):
+            windows = _ReadAhead(_windows_of_text(sentences, embedder.tokenizer, shard))
+            for number, part in enumerate(_parts(windows)):
                 words = sum(len(sentence.words) for sentence in part)
                 num_sentences, num_words = num_sentences + len(part), num_words + words
                 if parts.has(number, part):
@@ -152,9 +154,14 @@ def embed_sentences_to_file(
                     if progress is not None:
                         progress(words)
                 else:
-                    with parts.new(number, part) as write, _in_the_background() as begin:
+                    with parts.new(number, part) as write, ThreadPoolExecutor(2) as pool:
                         for block in run.blocks(part, progress):
-                            begin(_write, block, write, file.write)
+                            # Beside each other, and not beside the model: its threads would wait for those that share
+                            # their cores.
+                            begun = [pool.submit(writer, block) for writer in (write, file.write)]
+                            windows.read_on()
+                            for writing in begun:
+                                writing.result()
     parts.remove()
     return Embedded(Path(output), num_sentences, num_words, num_skipped)
 
@@ -215,40 +222,40 @@ def _num_words(sentence: SplitSentence) -> int:
     return len(sentence.words)
 
 
-def _parts(
-    sentences: Iterable[Sentence], embedder: ElmoEmbedder, shard: tuple[int, int] | None
+def _windows_of_text(
+    sentences: Iterable[Sentence], tokenizer: ElmoTokenizer, shard: tuple[int, int] | None
 ) -> Iterator[list[SplitSentence]]:
-    windows: Iterator[list[SplitSentence]] = windows_of(_numbered(sentences, embedder.tokenizer), _num_words)
-    if shard is not None:
-        windows = islice(windows, shard[0], None, shard[1])
+    windows: Iterator[list[SplitSentence]] = windows_of(_numbered(sentences, tokenizer), _num_words)
+    return windows if shard is None else islice(windows, shard[0], None, shard[1])
+
+
+class _ReadAhead(Iterator[list[SplitSentence]]):
+    """Windows, some of them read before they are needed."""
+
+    def __init__(self, windows: Iterator[list[SplitSentence]]):
+        self._windows = windows
+        self._ready: deque[list[SplitSentence]] = deque()
+        self._error: Exception | None = None
+
+    def read_on(self):
+        """Reads one more. An error waits until what comes before it is done."""
+        if self._error is None and len(self._ready) < WINDOWS_PER_PART:
+            try:
+                self._ready.append(next(self._windows))
+            except Exception as error:  # StopIteration as well
+                self._error = error
+
+    def __next__(self) -> list[SplitSentence]:
+        if not self._ready:
+            self.read_on()
+        if not self._ready and self._error is not None:
+            raise self._error
+        return self._ready.popleft()
+
+
+def _parts(windows: Iterator[list[SplitSentence]]) -> Iterator[list[SplitSentence]]:
     while part := list(islice(windows, WINDOWS_PER_PART)):
         yield [sentence for window in part for sentence in window]
-
-
-def _write(block: EmbeddedSentences, *writers: Callable[[EmbeddedSentences], None]):
-    for write in writers:
-        write(block)
-
-
-@contextmanager
-def _in_the_background() -> Iterator[Callable[..., None]]:
-    """
-    A function that begins a call in another thread, once the call before has ended, whose error it raises. All have
-    ended at the end of the block.
-    """
-    begun: list[Future[None]] = []
-
-    def wait():
-        if begun:
-            begun.pop().result()
-
-    def begin(function: Callable[..., None], *arguments: Any):
-        wait()
-        begun.append(pool.submit(function, *arguments))
-
-    with ThreadPoolExecutor(1) as pool:
-        yield begin
-        wait()
 
 
 class Parts:

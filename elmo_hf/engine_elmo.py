@@ -422,7 +422,7 @@ class _WordStore:
     """
 
     def __init__(self, capacity: int):
-        self._capacity = (capacity + 1) // 2
+        self._capacity = max(1, capacity // 2) if capacity else 0
         self._generations = _Generation(self._capacity), _Generation(self._capacity)
         # Never waited for: whoever finds it taken goes without storing. A fork or an exception may leave it taken.
         self._writing = threading.Lock()

@@ -122,11 +122,12 @@ class Hdf5Vectors(VectorFile):
         self._properties.set_obj_track_times(False)
 
     def write(self, block: EmbeddedSentences):
-        h5py = self._h5py
+        h5py, kind = self._h5py, None
         for sentence, vectors in block.each():
             name, values = str(sentence.index), vectors.contiguous().numpy()
             # `create_dataset` does the same in twice the time.
-            kind, space = h5py.h5t.py_create(values.dtype), h5py.h5s.create_simple(values.shape)
+            kind = kind or h5py.h5t.py_create(values.dtype)
+            space = h5py.h5s.create_simple(values.shape)
             dataset = h5py.h5d.create(self._file.id, name.encode(), kind, space, self._properties)
             dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
             self._names[sentence.text] = name
