@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .configuration_elmo import ElmoConfig
 from .engine_elmo import WordVectors, check_range, known, linear
-from .products_elmo import InvariantProduct, Product, is_large
+from .products_elmo import Bfloat16Product, InvariantProduct, Product, is_large
 
 
 @known
@@ -69,10 +69,10 @@ class _InvariantConvolution(nn.Module):
         return _multiply_windows(character_embeds, self.kernel_size[0], self.product)
 
 
-class _InvariantLinear(nn.Module):
-    def __init__(self, module: nn.Linear):
+class _PreparedLinear(nn.Module):
+    def __init__(self, product: Product):
         super().__init__()
-        self.product = InvariantProduct(module.weight, module.bias, packed=is_large(module.weight))
+        self.product = product
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.product(inputs)
@@ -112,6 +112,7 @@ class ElmoCharacterEncoder(nn.Module):
         self.highways = nn.ModuleList(ElmoHighway(config) for _ in range(config.num_highway_layers))
         self.projection = nn.Linear(config.word_embedding_dim + config.num_filters, config.projection_dim)
         self.word_cache_size = config.word_cache_size
+        self.multiplies_in_bfloat16 = False
         self.batch_invariant = config.batch_invariant
         self.word_vectors = WordVectors()
 
@@ -143,7 +144,7 @@ class ElmoCharacterEncoder(nn.Module):
         return linear(self.projection, torch.cat(features, dim=-1) if len(features) > 1 else features[0])
 
     def invariant(self) -> "ElmoCharacterEncoder":
-        """A copy for inference: the same bits for a word in any company, if this processor can."""
+        """A copy for inference; in float32 the same bits for a word in any company, if this processor can."""
         # Tables are shared: they are not written to, and the copy does not outlive their contents.
         memo: dict[int, Any] = {id(parameter): parameter for parameter in self.parameters()}
         with torch.inference_mode(False), torch.no_grad():
@@ -151,8 +152,13 @@ class ElmoCharacterEncoder(nn.Module):
                 if isinstance(module, ElmoCharConvolution):
                     memo[id(module)] = _InvariantConvolution(module)
                 elif isinstance(module, nn.Linear):
-                    memo[id(module)] = _InvariantLinear(module)
+                    memo[id(module)] = _PreparedLinear(self._prepare(module))
             return copy.deepcopy(self, memo)
+
+    def _prepare(self, module: nn.Linear) -> Product:
+        if self.multiplies_in_bfloat16 and is_large(module.weight):
+            return Bfloat16Product(module.weight, module.bias)
+        return InvariantProduct(module.weight, module.bias, packed=is_large(module.weight))
 
     def check_ids(self, ids: Tensor):
         """Raises a ValueError if one of the (words, ids) is outside of its table."""

@@ -29,10 +29,13 @@ from transformers.utils import logging
 from .packing_elmo import PackedWords, unique_words
 from .products_elmo import (
     MOST_ROWS,
+    Bfloat16Product,
     InvariantProduct,
     PackedProduct,
     Product,
+    bfloat16_products_work,
     is_large,
+    is_large_bfloat16,
     multiply,
     onednn_works,
     transposed_product,
@@ -599,6 +602,8 @@ class PreparedProducts(NamedTuple):
     words: tuple[Tensor, Tensor] | None = None
     # Without the bias; `None` to multiply with the weight as it is.
     inputs: Product | None = None
+    # To so few bits that functions of them need no more.
+    are_rounded: bool = False
 
 
 class RecurrentWeights(_RecordKeeper):
@@ -618,11 +623,16 @@ class RecurrentWeights(_RecordKeeper):
         if packed_words.lengths is not None:
             return None
         layers = [*encoder.forward_layers, *encoder.backward_layers]
-        names = _WEIGHT_NAMES if encoder.batch_invariant else _WEIGHT_NAMES[1:]
+        always = None
+        if encoder.batch_invariant:
+            always = "invariant"
+        elif word_vectors.dtype == torch.float32 and multiplies_in_bfloat16(encoder):
+            always = "bfloat16"
+        names = _WEIGHT_NAMES if always else _WEIGHT_NAMES[1:]
         flat = [layer._parameters.get(name) for layer in layers for name in names]
         if (
             not _can_be_recorded(flat)
-            or not (encoder.batch_invariant or all(map(is_large, flat[0::2])))
+            or not (always or all(map(is_large, flat[0::2])))
             or not runs_plainly(word_vectors, *flat)
             or torch.is_autocast_enabled("cpu")
             or needs_gradient(word_vectors, *encoder.parameters())
@@ -635,7 +645,7 @@ class RecurrentWeights(_RecordKeeper):
         if encoder.batch_invariant and not _has_states_of_same_bits(encoder, flat):
             check_may_vary(encoder)
         num_sentences, num_steps = len(packed_words.sorted_rows), len(packed_words.batch_sizes)
-        prepared = self._prepared(layers, num_sentences, num_steps, encoder.batch_invariant)
+        prepared = self._prepared(layers, num_sentences, num_steps, always)
         if prepared is None:
             return None
         ahead, behind = prepared[: len(layers) // 2], prepared[len(layers) // 2 :]
@@ -645,11 +655,12 @@ class RecurrentWeights(_RecordKeeper):
         return ahead, behind
 
     def _prepared(
-        self, layers: Sequence[nn.Module], num_sentences: int, num_steps: int, batch_invariant: bool
+        self, layers: Sequence[nn.Module], num_sentences: int, num_steps: int, always: str | None
     ) -> list[PreparedProducts] | None:
         entry = self._entry
-        if batch_invariant:
-            form = "invariant" if onednn_works() else None
+        form: str | None
+        if always is not None:
+            form = always if onednn_works() else None
         elif num_sentences > 1:
             form = "packed" if num_steps >= PACKED_STEPS and onednn_works() else None
         else:
@@ -694,12 +705,18 @@ def _invariant_products(layer: Any) -> PreparedProducts:
     return PreparedProducts(recurrent, projection, inputs=inputs)
 
 
+def _bfloat16_products(layer: Any) -> PreparedProducts:
+    inputs, recurrent, projection = map(Bfloat16Product, (layer.weight_ih, layer.weight_hh, layer.weight_hr))
+    return PreparedProducts(recurrent, projection, inputs=inputs, are_rounded=True)
+
+
 _WEIGHT_NAMES = ("weight_ih", "weight_hh", "weight_hr")
 # How each form is made, and what it copies.
 _FORMS: dict[str, tuple[Callable[[Any], PreparedProducts], tuple[str, ...]]] = {
     "packed": (_packed_products, ("weight_hh", "weight_hr")),
     "transposed": (_transposed_products, ("weight_hh",)),
     "invariant": (_invariant_products, _WEIGHT_NAMES),
+    "bfloat16": (_bfloat16_products, _WEIGHT_NAMES),
 }
 
 
@@ -737,9 +754,12 @@ def _are_known(layers: Iterable[nn.Module]) -> bool:
 
 class Float32Bilm(_RecordKeeper):
     """
-    A copy in float32 of the modules of a biLM in 16 bits, for a CPU without instructions for these: it would emulate
-    them, two to four times as slowly. Every 16-bit float is one of float32, so that the copy has the same weights;
-    word vectors, gates, cells and sums are not rounded to 16 bits on their way.
+    A copy in float32 of the modules of a biLM in 16 bits, for a CPU: without instructions for these it would emulate
+    them, two to four times as slowly, and with them small products are no faster. Every 16-bit float is one of
+    float32, so that the copy has the same weights; word vectors, gates, cells and sums are not rounded on their way.
+
+    Where large layers are faster in bfloat16, they are not copied: they multiply with what they have, and word
+    vectors, gates, cells and sums are in float32 there as well.
     """
 
     def modules(self, character_encoder: Any, encoder: Any, num_sentences: int) -> tuple[Any, Any]:
@@ -752,7 +772,8 @@ class Float32Bilm(_RecordKeeper):
         dtypes = {parameter.dtype for parameter in parameters}
         if (
             len(dtypes) != 1
-            or not is_emulated(*dtypes)
+            or parameters[0].dtype not in (torch.bfloat16, torch.float16)
+            or platform.machine().lower() not in ("x86_64", "amd64")
             or not _can_be_recorded(parameters)
             or not runs_plainly(*parameters)
             or torch.is_autocast_enabled("cpu")
@@ -763,13 +784,20 @@ class Float32Bilm(_RecordKeeper):
         ):
             self._entry = None
             return character_encoder, encoder
+        copied = (character_encoder,) if multiplies_in_bfloat16(encoder) else (character_encoder, encoder)
+        parameters = [parameter for module in copied for parameter in module.parameters()]
         entry = self._entry
         if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
             entry = self._entry = None
             # What is made in inference mode would count no changes.
             with torch.inference_mode(False), torch.no_grad():
-                copies = tuple(copy.deepcopy(module).float() for module in (character_encoder, encoder))
+                copies = tuple(copy.deepcopy(module).float() for module in copied)
             entry = self._entry = WeightRecord(parameters), description, copies
+        if len(copied) == 1:
+            (wide_character_encoder,) = entry[2]
+            # Its large weights are of bfloat16, whatever they are kept in.
+            wide_character_encoder.multiplies_in_bfloat16 = True
+            return wide_character_encoder, encoder
         wide_character_encoder, wide_encoder = entry[2]
         wide_encoder.train(encoder.training)
         wide_encoder.dropout.p = encoder.dropout.p
@@ -777,6 +805,18 @@ class Float32Bilm(_RecordKeeper):
         for wide, layer in zip(wide_layers, layers, strict=True):
             wide.clips, wide.add_skip = layer.clips, layer.add_skip
         return wide_character_encoder, wide_encoder
+
+
+def multiplies_in_bfloat16(encoder: Any) -> bool:
+    """Whether the layers of an encoder are large, and products in bfloat16 fast."""
+    layers = [*encoder.forward_layers, *encoder.backward_layers]
+    weights = [layer._parameters.get(name) for layer in layers for name in _WEIGHT_NAMES]
+    return (
+        all(weight is not None and weight.dtype == torch.bfloat16 for weight in weights)
+        and all(map(is_large_bfloat16, weights[1::3]))
+        and not is_emulated(torch.bfloat16)
+        and bfloat16_products_work()
+    )
 
 
 def is_emulated(dtype: torch.dtype) -> bool:
@@ -802,6 +842,8 @@ def multiplies_directions_together(encoder: Any, num_sentences: int) -> bool:
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     devices = {parameter.device.type for parameter in parameters}
     if devices == {"cpu"}:
+        if any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in parameters):
+            return False
         largest = max(parameter.numel() for parameter in parameters)
         if not any(num_sentences <= sentences and largest <= weight for sentences, weight in TOGETHER_LIMITS):
             return False

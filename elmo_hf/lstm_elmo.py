@@ -57,6 +57,8 @@ def lstm(
         (..., N, projection_dim) outputs and both states of each sentence after its last word.
     """
     layers = [weights] if isinstance(weights, LstmWeights) else list(weights)
+    if prepared is None:
+        layers = [layer._replace(bias=layer.bias.to(layer.weight_ih.dtype)) for layer in layers]
     tensors = [inputs, hidden, cell, *(weight for layer in layers for weight in layer)]
     compiled_lengths = lengths if torch.compiler.is_compiling() else None
     if compiled_lengths is None and (lengths is not None or not runs_plainly(*tensors)):
@@ -67,8 +69,10 @@ def lstm(
     autocast = torch.is_autocast_enabled(device_type)
     # Autocast reaches neither into operations in place nor into functions with a backward pass of their own.
     dtype = torch.get_autocast_dtype(device_type) if autocast else layers[0].weight_ih.dtype
-    inputs, hidden, cell = (tensor.to(dtype) for tensor in (inputs, hidden, cell))
-    layers = [LstmWeights(*(weight.to(dtype) for weight in layer)) for layer in layers]
+    if prepared is None:
+        # What is prepared takes inputs as they are.
+        inputs, hidden, cell = (tensor.to(dtype) for tensor in (inputs, hidden, cell))
+        layers = [LstmWeights(*(weight.to(dtype) for weight in layer)) for layer in layers]
     with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
         if compiled_lengths is not None:
             form = lstm_by_scan if torch.onnx.is_in_onnx_export() else lstm_by_operator

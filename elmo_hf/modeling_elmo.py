@@ -82,8 +82,9 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
         )
 
     def weights(self) -> LstmWeights:
-        """The weights as the layer multiplies with them."""
-        input_gate, forget_gate, others = self.bias.tensor_split((self.cell_size, 2 * self.cell_size))
+        """The weights as the layer multiplies with them, the bias not rounded to 16 bits."""
+        bias = at_least_float32(self.bias)
+        input_gate, forget_gate, others = bias.tensor_split((self.cell_size, 2 * self.cell_size))
         bias = torch.cat([input_gate, forget_gate + FORGET_BIAS, others])
         return LstmWeights(self.weight_ih, self.weight_hh, bias, self.weight_hr)
 
@@ -688,8 +689,8 @@ class ElmoModel(ElmoPreTrainedModel):
         layers, (hidden, cell) = encoder(
             word_vectors, packed_words, self._initial_states(lstm_states, batch, word_vectors)
         )
-        if encoder is not self.encoder:
-            dtype = self.encoder.forward_layers[0].bias.dtype
+        dtype = self.dtype
+        if torch.promote_types(word_vectors.dtype, dtype) != dtype:
             layers, hidden, cell = [layer.to(dtype) for layer in layers], hidden.to(dtype), cell.to(dtype)
         return layers, (hidden, cell)
 

@@ -42,6 +42,11 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return F.linear(inputs, weight, bias)
 
 
+def is_large_bfloat16(weight: Tensor) -> bool:
+    """As [`is_large`], of weights in bfloat16."""
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() > LARGE_WEIGHT
+
+
 def is_large(weight: Tensor) -> bool:
     """Whether the form of products with this weight matters."""
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > LARGE_WEIGHT
@@ -93,6 +98,19 @@ class InvariantProduct:
         return self._multiply(inputs)
 
 
+class Bfloat16Product:
+    """`x @ weight.T + bias` of float32, with `x`, the weight and their product rounded to bfloat16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        self._multiply = PackedProduct(weight.detach().bfloat16())
+        self._bias = bias
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(rows, in_features) -> (rows, out_features) float32"""
+        products = self._multiply(inputs.bfloat16()).float()
+        return products if self._bias is None else products.add_(self._bias)
+
+
 def step_product(weight: Tensor) -> Product:
     """`x @ weight.T` for the steps of one call."""
     if weight.dim() == 2 and is_large(weight) and onednn_works():
@@ -105,6 +123,26 @@ def transposed_product(weight: Tensor) -> Product:
     """`x @ weight.T` for many `x` of one row: long rows of outputs are read twice as fast as short ones of inputs."""
     transposed = weight.detach().t().contiguous()
     return lambda inputs: torch.mm(inputs, transposed)
+
+
+@lru_cache(maxsize=1)
+def bfloat16_products_work() -> bool:
+    """Whether oneDNN's products with packed weights in bfloat16 are here and right; tried once per process."""
+    if not onednn_works():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            weight = torch.randn(64, 48, generator=generator).bfloat16()
+            for rows in (1, 3, 40):
+                inputs = torch.randn(rows, 48, generator=generator).bfloat16()
+                expected = F.linear(inputs.float(), weight.float())
+                if not torch.allclose(PackedProduct(weight)(inputs).float(), expected, rtol=0.01, atol=0.01):
+                    return False
+    except Exception as error:  # As above.
+        logger.warning_once(f"oneDNN is not used for bfloat16, which makes it slower but changes nothing: {error}")
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)

@@ -69,6 +69,7 @@ class Int8LstmLayer(nn.Module):
             lambda start, end: self.inputs(inputs[start:end]),
             lambda gates, x: gates.add_(self.recurrent(x)),
             self.projection,
+            are_rounded=True,
         )
         outputs, final_hidden, final_cell = lstm_in_place(inputs, hidden, cell, batch_sizes, products, self.clips)
         return (outputs + inputs if self.add_skip else outputs), final_hidden, final_cell

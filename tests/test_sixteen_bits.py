@@ -1,4 +1,4 @@
-"""A model in 16 bits on a CPU that would emulate them: computed in float32 from its weights as they are now."""
+"""A model in 16 bits on a CPU: in float32 from its weights as they are now, or by bfloat16 instructions."""
 
 import copy
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import elmo_hf.engine_elmo
-from elmo_hf import ElmoModel
+from elmo_hf import ElmoModel, products_elmo
 from tests.language_model import language_model
 from tests.tiny import character_ids, tiny_model
 
@@ -114,3 +114,86 @@ def test_inputs_embeds_are_read_as_well():
         given = model(inputs_embeds=embeds, attention_mask=character_ids().ne(0).any(-1)).last_hidden_state
         right = model.float()(inputs_embeds=embeds.float(), attention_mask=character_ids().ne(0).any(-1))
     torch.testing.assert_close(given.float(), right.last_hidden_state, rtol=0, atol=0.02)
+
+
+@pytest.fixture
+def with_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU that multiplies bfloat16 and finds the layers large."""
+    if not products_elmo.bfloat16_products_work():
+        pytest.skip("this CPU has no products in bfloat16")
+    monkeypatch.setattr(elmo_hf.engine_elmo, "is_emulated", lambda dtype: False)
+    monkeypatch.setattr(products_elmo, "LARGE_WEIGHT", 0)
+
+
+def in_bfloat16(model: ElmoModel) -> None:
+    """It multiplied in bfloat16, with the weights that it has now, and is near to float32."""
+    entry = model.encoder.recurrent_weights._entry
+    assert entry is not None
+    assert entry[1] == "bfloat16"
+    found = layers(model)
+    assert all(map(torch.equal, found, layers(copy.deepcopy(model))))
+    for given, right in zip(found, layers(copy.deepcopy(model).float()), strict=True):
+        assert given.dtype == torch.bfloat16
+        is_word = right.norm(dim=-1) > 0
+        cosine = torch.nn.functional.cosine_similarity(given.float(), right, dim=-1)[is_word]
+        assert cosine.min() > 0.999
+
+
+@pytest.mark.usefixtures("with_instructions")
+@pytest.mark.parametrize("options", [{}, {"cell_clip": None, "proj_clip": None}, {"use_skip_connections": False}])
+def test_large_layers_multiply_in_bfloat16_and_keep_their_state_in_float32(options: dict[str, Any]):
+    model = tiny_model(**options).bfloat16()
+    layers(model)
+    in_bfloat16(model)
+    assert len(model.float32_bilm._entry[2]) == 1
+    batch = layers(model)
+    with torch.no_grad():
+        alone = model(character_ids()[1:2, :7], output_hidden_states=True)
+    for one, of_batch in zip(alone.hidden_states, batch, strict=False):
+        torch.testing.assert_close(one[0].float(), of_batch[1, :7].float(), rtol=0, atol=0.03)
+    hidden, cell = batch[-2:]
+    carried = layers(model, lstm_states=(hidden, cell))
+    right = layers(copy.deepcopy(model).float(), lstm_states=(hidden.float(), cell.float()))
+    for given, expected in zip(carried, right, strict=True):
+        torch.testing.assert_close(given.float(), expected, rtol=0, atol=0.03)
+
+
+@pytest.mark.usefixtures("with_instructions")
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != "float16"])
+def test_a_change_is_seen_in_bfloat16_as_well(change: str):
+    model = tiny_model().bfloat16()
+    before = layers(model)
+    CHANGES[change](model)
+    after = layers(model)
+    assert not all(map(torch.equal, before, after))
+    in_bfloat16(model)
+
+
+@pytest.mark.usefixtures("with_instructions")
+def test_in_bfloat16_hooks_and_training_see_the_modules_themselves():
+    model = tiny_model().bfloat16()
+    expected = layers(model)
+    seen = []
+    handle = model.encoder.forward_layers[0].register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    found = layers(model)
+    handle.remove()
+    assert [tensor.dtype for tensor in seen] == [torch.bfloat16]
+    for given, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(given.float(), right.float(), rtol=0, atol=0.1)
+    model.train()
+    model(character_ids()).last_hidden_state.float().sum().backward()
+    assert model.encoder.forward_layers[0].weight_hh.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("with_instructions")
+def test_small_layers_are_copied_where_bfloat16_is_no_faster(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(products_elmo, "LARGE_WEIGHT", 1 << 18)
+    check(tiny_model().bfloat16(), torch.bfloat16)
+
+
+def test_a_processor_whose_bfloat16_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch):
+    multiply = products_elmo.PackedProduct.__call__
+    products_elmo.bfloat16_products_work.cache_clear()
+    monkeypatch.setattr(products_elmo.PackedProduct, "__call__", lambda self, x: 2 * multiply(self, x))
+    assert not products_elmo.bfloat16_products_work()
+    products_elmo.bfloat16_products_work.cache_clear()
