@@ -105,7 +105,7 @@ def passes(
     ids = [batch_to_ids(batch) for batch in batches]
 
     def run_ours():
-        ours.character_encoder.word_vectors.clear()
+        ours.character_encoder.word_vectors.forget_words()
         for batch in ids:
             ours(batch, output_hidden_states=True)
 

@@ -382,6 +382,13 @@ class WordVectors(_RecordKeeper):
             check_may_vary(encoder)
         return store.lookup(character_ids, partial(_encode_invariant, invariant))
 
+    def forget_words(self):
+        """Drops the vectors, and keeps what they are computed with."""
+        entry = self._entry
+        if entry is not None:
+            record, description, (store, invariant) = entry
+            self._entry = record, description, (_WordStore(store.capacity), invariant)
+
 
 def _invariant(encoder: Any) -> Any:
     """A copy of the encoder that gives a word the same bits in any company, or itself where none is to be had."""
@@ -425,6 +432,7 @@ class _WordStore:
     """
 
     def __init__(self, capacity: int):
+        self.capacity = capacity
         self._capacity = max(1, capacity // 2) if capacity else 0
         self._generations = _Generation(self._capacity), _Generation(self._capacity)
         # Never waited for: whoever finds it taken goes without storing. A fork or an exception may leave it taken.

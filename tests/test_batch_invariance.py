@@ -232,3 +232,14 @@ def test_it_is_saved_with_the_model(tmp_path: Any):
 def test_a_configuration_that_cannot_be_invariant_is_refused(values: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         ElmoConfig(batch_invariant=True, **values)
+
+
+def test_forgotten_words_are_computed_again_to_the_same_bits(sentences: list[list[str]]):
+    model: ElmoModel = tiny_model(**SIZES)
+    expected = in_batches(model, sentences, [list(range(60))])
+    vectors = model.character_encoder.word_vectors
+    vectors.forget_words()
+    assert vectors._entry is not None
+    assert len(vectors._entry[2][0]) == 0
+    again = in_batches(model, sentences, [list(range(60))])
+    assert all(all(map(torch.equal, expected[index], again[index])) for index in expected)
