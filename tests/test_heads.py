@@ -408,7 +408,7 @@ def test_a_frozen_bilm_keeps_nothing_for_a_backward_pass_and_runs_as_in_inferenc
     assert (len(kept) == 0) == frozen
     words = {word for sentence in SENTENCES for word in sentence}
     entry = model.elmo.character_encoder.word_vectors._entry
-    assert (entry is not None and len(entry[2]) == len(words) + 2) == frozen
+    assert (entry is not None and len(entry[2][0]) == len(words) + 2) == frozen
 
 
 def test_parameter_groups_give_the_bilm_a_rate_of_its_own():
