@@ -23,13 +23,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 
 from .bilm_trainer import BilmTrainer, EvaluateAtTheEnd, adamw_recipe, bilm_tf_recipe, schedule_decay
 from .checkpoints.hub_folder import check_sizes, load_config, load_model, load_tokenizer
+from .checkpoints.model_card import training_card
 from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
-from .files import PathLike
+from .files import PathLike, atomic_file
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .text_files import read_lines
 from .tokenization_elmo import ElmoTokenizer
-from .training_run import TrainingRun, hash_of, hash_of_model
+from .training_run import HASHED_OPTIONS, TrainingRun, hash_of, hash_of_model
 
 # Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
 MIN_COUNT = 3
@@ -37,6 +38,9 @@ MIN_COUNT = 3
 MAX_SENTENCE_WORDS = 400
 # Seconds that processes wait for the first one to split the text and count its words.
 PREPARATION_TIMEOUT = 7 * 86400
+
+# Of a card that was written here and may be written anew.
+_CARD_MARK = "Trained by `elmo-hf pretrain`."
 
 logger = logging.get_logger(__name__)
 
@@ -193,6 +197,7 @@ def pretrain(
         metrics = run.metrics
     if not trainer.is_world_process_zero():
         return None
+    _write_card(run, config, model.num_parameters(), trainer.state.global_step, corpora[0])
     return Pretrained(config, len(tokenizer.word_vocabulary), trainer.state.global_step, corpora[0].num_words, metrics)
 
 
@@ -314,6 +319,20 @@ def _train(trainer: BilmTrainer, run: TrainingRun, checkpoint: Path | None, epoc
     if trainer.is_world_process_zero():
         history = reversed(trainer.state.log_history)
         run.finish(total, next((entry for entry in history if "eval_perplexity" in entry), {}))
+
+
+def _write_card(run: TrainingRun, config: ElmoConfig, num_parameters: int, num_batches: int, corpus: Corpus):
+    """A README.md, unless somebody has written another one."""
+    card = run.folder / "README.md"
+    if card.exists() and _CARD_MARK not in card.read_text(encoding="utf-8"):
+        return
+    facts = {"text": f"{corpus.num_words:,} words in {len(corpus):,} sentences", "batches": f"{num_batches:,}"}
+    if "eval_perplexity" in run.metrics:
+        facts["perplexity of other text"] = f"{run.metrics['eval_perplexity']:.1f}"
+    options = {name: value for name, value in run.options.items() if name not in HASHED_OPTIONS}
+    text = training_card(run.folder.absolute().name, config, num_parameters, facts, options)
+    with atomic_file(card, overwrite=True) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _bilm(

@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 RUN_FILE = "run.json"
 
 # Differences in these are told without the values, which are hashes.
-_HASHED = {"CONFIG_OR_MODEL_DIR", "--train", "--eval", "--vocab"}
+HASHED_OPTIONS = {"CONFIG_OR_MODEL_DIR", "--train", "--eval", "--vocab"}
 
 
 class TrainingRun:
@@ -129,7 +129,7 @@ class TrainingRun:
             raise ValueError(f"{file}: must be the record of a training, was damaged. Begin anew.") from None
         for name in names:
             old, new = begun.get(name), self.options.get(name)
-            if old != new and name in _HASHED:
+            if old != new and name in HASHED_OPTIONS:
                 raise ValueError(f"`{name}` must be what the training in {self.folder} began with, was another.")
             if old != new:
                 raise ValueError(f"`{name}` must be {old} to resume {self.folder}, was: {new}.")

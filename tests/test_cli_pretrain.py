@@ -300,6 +300,24 @@ def test_sentences_are_trained_without_state(config_dir: Path, texts: list[str],
     assert not list(Path(checkpoint).glob("lstm_states*"))
 
 
+def test_what_was_trained_has_a_card_that_is_kept_once_somebody_writes_another(
+    config_dir: Path, texts: list[str], tmp_path: Path
+):
+    options: list[Any] = [*texts, "--rows", "4", "--output", tmp_path / "out"]
+    pretrain(config_dir, *options, "--max-steps", "2", "--save-steps", "1")
+    card = tmp_path / "out" / "README.md"
+    text = card.read_text(encoding="utf-8")
+    assert text.startswith("---\n# license: not stated yet\nlibrary_name: transformers\n")
+    assert "| text | 500 words in 80 sentences |\n| batches | 2 |\n| perplexity of other text | " in text
+    assert "| `--rows` | `4` |\n" in text
+    assert "AutoModelForPreTraining" in text
+    pretrain(config_dir, *options, "--max-steps", "3", "--resume")
+    assert "| batches | 3 |" in card.read_text(encoding="utf-8")
+    card.write_text("mine", encoding="utf-8")
+    pretrain(config_dir, *options, "--max-steps", "4", "--resume")
+    assert card.read_text(encoding="utf-8") == "mine"
+
+
 def test_the_function_trains_as_the_command_does(config_dir: Path, texts: list[str], tmp_path: Path):
     text, other = texts[1], texts[3]
     options = ["--rows", "4", "--max-steps", "3", "--output", tmp_path / "command"]

@@ -1,7 +1,8 @@
-"""README.md of a converted checkpoint: what is known of it, how to load it and where it is from."""
+"""README.md of a converted or trained checkpoint: what is known of it, how to load it and where it is from."""
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..configuration_elmo import ElmoConfig
 from ..released import Released
@@ -22,10 +23,10 @@ def model_card(
     """
     name, entry = conversion.folder.absolute().name, conversion.entry
     sections = [
-        _metadata(entry, license),
+        _metadata(entry, license, "by the publisher of the weights"),
         _introduction(name, entry),
         _use(conversion.config, repo_id or name),
-        _sizes(conversion),
+        _sizes(conversion.config, conversion.num_parameters),
         _source(conversion, num_sentences),
     ]
     if entry is not None:
@@ -33,8 +34,30 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _metadata(entry: Released | None, license: str | None) -> str:
-    lines = ["---", f"license: {license}" if license else "# license: not stated by the publisher of the weights"]
+def training_card(
+    name: str, config: ElmoConfig, num_parameters: int, facts: Mapping[str, Any], options: Mapping[str, Any]
+) -> str:
+    """
+    Args:
+        name: of the model.
+        config: of the model.
+        num_parameters: of the model.
+        facts: what it was trained on and what came of it, by their names.
+        options: of `elmo-hf pretrain`, by their names; those that are `None` or false are left out.
+    """
+    given = {f"`{name}`": f"`{value}`" for name, value in options.items() if value is not None and value is not False}
+    training = _table("## Training\n\nTrained by `elmo-hf pretrain`.", "what", "value", {**facts, **given})
+    sections = [_metadata(None, None, "yet"), _introduction(name, None), _use(config, name)]
+    return "\n\n".join([*sections, _sizes(config, num_parameters), training]) + "\n"
+
+
+def _table(heading: str, left: str, right: str, rows: Mapping[str, Any]) -> str:
+    lines = [heading, "", f"| {left} | {right} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _metadata(entry: Released | None, license: str | None, by_whom: str) -> str:
+    lines = ["---", f"license: {license}" if license else f"# license: not stated {by_whom}"]
     if entry is not None and entry.language != "protein":
         lines.append(f"language: {entry.language}")
     lines += ["library_name: transformers", "pipeline_tag: feature-extraction", "tags:"]
@@ -77,11 +100,10 @@ Where the package `elmo_hf` is installed, `import elmo_hf` stands in for `trust_
 {mix}"""
 
 
-def _sizes(conversion: "Conversion") -> str:
-    config = conversion.config
+def _sizes(config: ElmoConfig, num_parameters: int) -> str:
     clips = [("cell", config.cell_clip), ("projection", config.proj_clip)]
     rows = [
-        ("parameters", f"{conversion.num_parameters:,}"),
+        ("parameters", f"{num_parameters:,}"),
         ("width of the output", f"{config.hidden_size} (2 directions of {config.projection_dim})"),
         ("LSTM layers in each direction", f"{config.num_hidden_layers}, {config.cell_size} cells each"),
     ]
@@ -102,9 +124,7 @@ def _sizes(conversion: "Conversion") -> str:
         ("clips", ", ".join(f"{part} {'none' if clip is None else f'{clip:g}'}" for part, clip in clips)),
         ("skip connections", "yes" if config.use_skip_connections else "no"),
     ]
-    return "\n".join(
-        ["## Sizes", "", "| part | size |", "|---|---|", *(f"| {part} | {size} |" for part, size in rows)]
-    )
+    return _table("## Sizes", "part", "size", dict(rows))
 
 
 def _source(conversion: "Conversion", num_sentences: int) -> str:
