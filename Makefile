@@ -31,6 +31,8 @@ lint: $(VENV)/.linters
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs elmo_hf tests conversion examples benchmarks model_cards
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/python .ci/hub_file_rules.py
 
 format: $(VENV)/.linters
@@ -49,6 +51,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.linters: $(VENV)/.installed
-	@echo "Adding ruff, mypy and mlinter to $(VENV) ..."
+	@echo "Adding ruff, mypy, codespell and others to $(VENV) ..."
 	@$(INSTALL) --editable '.[lint]'
 	@touch $@
