@@ -197,7 +197,7 @@ def pretrain(
         metrics = run.metrics
     if not trainer.is_world_process_zero():
         return None
-    _write_card(run, config, model.num_parameters(), trainer.state.global_step, corpora[0])
+    _write_card(run, model.num_parameters(), trainer.state.global_step, corpora[0])
     return Pretrained(config, len(tokenizer.word_vocabulary), trainer.state.global_step, corpora[0].num_words, metrics)
 
 
@@ -321,18 +321,19 @@ def _train(trainer: BilmTrainer, run: TrainingRun, checkpoint: Path | None, epoc
         run.finish(total, next((entry for entry in history if "eval_perplexity" in entry), {}))
 
 
-def _write_card(run: TrainingRun, config: ElmoConfig, num_parameters: int, num_batches: int, corpus: Corpus):
+def _write_card(run: TrainingRun, num_parameters: int, num_batches: int, corpus: Corpus):
     """A README.md, unless somebody has written another one."""
     card = run.folder / "README.md"
-    if card.exists() and _CARD_MARK not in card.read_text(encoding="utf-8"):
-        return
+    before = card.read_text(encoding="utf-8") if card.exists() else _CARD_MARK
     facts = {"text": f"{corpus.num_words:,} words in {len(corpus):,} sentences", "batches": f"{num_batches:,}"}
     if "eval_perplexity" in run.metrics:
         facts["perplexity of other text"] = f"{run.metrics['eval_perplexity']:.1f}"
     options = {name: value for name, value in run.options.items() if name not in HASHED_OPTIONS}
-    text = training_card(run.folder.absolute().name, config, num_parameters, facts, options)
-    with atomic_file(card, overwrite=True) as file:
-        file.write_text(text, encoding="utf-8")
+    name, config = run.folder.absolute().name, load_config(run.folder)
+    text = training_card(name, config, num_parameters, facts, options)
+    if _CARD_MARK in before and text != before:
+        with atomic_file(card, overwrite=True) as file:
+            file.write_text(text, encoding="utf-8")
 
 
 def _bilm(
