@@ -6,7 +6,7 @@ scalar mix and heads for the usual tasks.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -969,6 +969,9 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
+_Head = TypeVar("_Head", bound="ElmoHead")
+
+
 class ElmoHead(ElmoPreTrainedModel):
     """
     What the heads share: the biLM with its first scalar mix, a BiLSTM if the configuration asks for one
@@ -991,7 +994,7 @@ class ElmoHead(ElmoPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls: type[_Head], pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> _Head:
         """Loads a folder or Hub repository, see `PreTrainedModel.from_pretrained`."""
         name = pretrained_model_name_or_path
         renamed = False
