@@ -124,6 +124,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "original"), action="append", help="both without it")
     parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--samples", type=int, help="words that the softmax samples; as configured without it")
     parser.add_argument("--steps", type=int, default=3, help="windows a timed round")
     parser.add_argument("--rounds", type=int, default=2, help="the fastest counts")
     arguments = parser.parse_args()
@@ -137,6 +138,7 @@ def main():
     for size, config in configurations().items():
         if arguments.size and size not in arguments.size:
             continue
+        config.num_sampled_words = arguments.samples or config.num_sampled_words
         words = arguments.rows * UNROLL_STEPS * arguments.steps
         seconds = best_times(steps_of(config, arguments.rows, arguments.steps), arguments.rounds)
         rates = {name: words / value for name, value in seconds.items()}

@@ -2,15 +2,20 @@
 """The softmax over words that trains and reads out a biLM: in full, or against a sample of the vocabulary."""
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_elmo import ElmoConfig
+from .engine_elmo import is_batch_of_gradients, runs_plainly
 
 # Logits that are held at once (256 MB of float32), however large the vocabulary is.
 LOGITS_PER_CHUNK = 1 << 26
+# Rows of the sampled softmax that are made at once on a CPU: with 2,048 samples, 2 MB.
+SAMPLED_ROWS = 256
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -77,7 +82,7 @@ class ElmoSoftmax(nn.Module):
         sampled, tries = sample_words(number, len(self.bias), features.device)
         # Each logit less the logarithm of how often its word is expected in the sample.
         weight, bias = self.weight[sampled], self.bias[sampled] - _log_expected_count(sampled, tries, len(self.bias))
-        logits = at_least_float32(F.linear(features, weight, bias.to(weight.dtype)))
+        bias = bias.to(weight.dtype)
         has_label = labels >= 0
         words = labels.clamp(min=0)
         true_logits = at_least_float32((features * self.weight[words]).sum(-1)) + self.bias[words]
@@ -86,9 +91,88 @@ class ElmoSoftmax(nn.Module):
         place = torch.full_like(self.bias, -1, dtype=torch.long)
         place[sampled] = torch.arange(len(sampled), device=place.device)
         row = torch.nonzero(place[words] >= 0).squeeze(-1)
-        logits = logits.index_put((row, place[words[row]]), logits.new_tensor(torch.finfo(logits.dtype).min))
-        losses = torch.logaddexp(true_logits, torch.logsumexp(logits, dim=-1)) - true_logits
+        tensors = (features, weight, bias, true_logits)
+        fused = (
+            runs_plainly(*tensors)
+            and len({tensor.dtype for tensor in (*tensors, at_least_float32(features))}) == 1
+            and not torch.is_autocast_enabled(features.device.type)
+        )
+        losses = (SampledLossFunction.apply if fused else _sampled_losses)(*tensors, row, place[words[row]])
         return torch.where(has_label, losses, 0.0)
+
+
+def _sampled_losses(
+    features: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, row: Tensor, column: Tensor
+) -> Tensor:
+    """
+    The definition.
+
+    Args:
+        features: (N, projection_dim).
+        weight: (samples, projection_dim) of the sampled words.
+        bias: (samples,).
+        true_logits: (N,) of the right words.
+        row: where the right word is among the sampled ones, its position, rising.
+        column: there, its place among them.
+
+    Returns:
+        (N,) losses.
+    """
+    logits = at_least_float32(F.linear(features, weight, bias))
+    logits = logits.index_put((row, column), logits.new_tensor(torch.finfo(logits.dtype).min))
+    return torch.logaddexp(true_logits, torch.logsumexp(logits, dim=-1)) - true_logits
+
+
+class SampledLossFunction(torch.autograd.Function):
+    """
+    `_sampled_losses` with one tensor of (N, samples), which is made some rows at a time, while they are in the cache,
+    and which the backward pass only multiplies with.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, row: Tensor, column: Tensor
+    ) -> Tensor:
+        # (N, samples) probabilities of the sampled words among each other
+        shares = features.new_empty(len(features), len(weight))
+        # (N,) logarithm of the sum of the exponentials of their logits
+        sums = torch.empty_like(true_logits)
+        rows = SAMPLED_ROWS if features.device.type == "cpu" else max(1, len(features))
+        starts = range(0, len(features), rows)
+        bounds = torch.searchsorted(row, torch.tensor([*starts, len(features)], device=row.device)).tolist()
+        for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
+            at = slice(start, start + rows)
+            logits = torch.addmm(bias, features[at], weight.t())
+            logits[row[first:last] - start, column[first:last]] = torch.finfo(logits.dtype).min
+            # On some processors `exp` takes ten times as long as the exponential within `softmax`.
+            torch.softmax(logits, 1, out=shares[at])
+            # The share of the highest is 1 by the sum of what the others are to it.
+            sums[at] = logits.amax(1) - shares[at].amax(1).log()
+        losses = torch.logaddexp(true_logits, sums) - true_logits
+        ctx.save_for_backward(features, weight, bias, true_logits, row, column, shares, sums, losses)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, bias, true_logits, row, column, shares, sums, losses = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_batch_of_gradients(gradient):
+            # It is to be differentiated itself, or is several at once.
+            with torch.enable_grad():
+                tensors = [tensor.view_as(tensor) for tensor in (features, weight, bias, true_logits)]
+                expected = _sampled_losses(tensors[0], tensors[1], tensors[2], tensors[3], row, column)
+                found = torch.autograd.grad(expected, tensors, gradient, create_graph=True)
+            return *found, None, None
+        # (N, 1) the gradient by the logarithm of the sum: the share of all sampled words beside the right one
+        scale = (gradient * torch.exp(sums - true_logits - losses))[:, None]
+        needs_features, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            torch.mm(shares, weight).mul_(scale) if needs_features else None,
+            torch.mm(shares.t(), features * scale) if needs_weight else None,
+            torch.mv(shares.t(), scale[:, 0]) if needs_bias else None,
+            gradient * torch.expm1(-losses),
+            None,
+            None,
+        )
 
 
 def sample_words(number: int, vocab_size: int, device: torch.device | None = None) -> tuple[Tensor, int]:

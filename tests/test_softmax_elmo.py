@@ -120,3 +120,80 @@ def test_positions_without_a_label_lose_nothing(method: str):
 def test_vocabulary_is_asked_for():
     with pytest.raises(ValueError, match="`word_vocab_size` must be the number of words"):
         ElmoSoftmax(tiny_config())
+
+
+def inputs_of_a_sampled_loss(dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Features, weights, bias and true logits, and where right words are among the sampled ones."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((11, 6), (9, 6), (9,), (11,))
+    tensors = [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+    return tensors, [torch.tensor([0, 3, 4, 10]), torch.tensor([8, 0, 5, 2])]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 256])
+@pytest.mark.parametrize("needed", [(0, 1, 2, 3), (0,), (1,), (2, 3)])
+def test_the_fused_loss_and_its_gradients_are_those_of_the_definition(
+    rows: int, needed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(softmax_elmo, "SAMPLED_ROWS", rows)
+    tensors, places = inputs_of_a_sampled_loss()
+    for index, tensor in enumerate(tensors):
+        tensor.requires_grad_(index in needed)
+    wanted = [tensors[index] for index in needed]
+    found = softmax_elmo.SampledLossFunction.apply(*tensors, *places)
+    expected = softmax_elmo._sampled_losses(*tensors, *places)
+    torch.testing.assert_close(found, expected)
+    outer = torch.arange(11, dtype=torch.float64)
+    for _ in range(2):
+        # What was kept is as it was after the first time.
+        gradients = torch.autograd.grad(found, wanted, outer, retain_graph=True)
+        right = torch.autograd.grad(expected, wanted, outer, retain_graph=True)
+        for given, expected_gradient in zip(gradients, right, strict=True):
+            torch.testing.assert_close(given, expected_gradient)
+
+
+def test_the_fused_loss_can_be_differentiated_twice_and_for_several_gradients_at_once():
+    tensors, places = inputs_of_a_sampled_loss()
+    call = softmax_elmo.SampledLossFunction.apply
+    assert torch.autograd.gradgradcheck(lambda *given: call(*given, *places), tensors)
+    outer = torch.eye(11, dtype=torch.float64)
+    losses = call(*tensors, *places)
+    for given, expected in zip(
+        torch.autograd.grad(losses, tensors, outer, is_grads_batched=True, retain_graph=True),
+        torch.autograd.grad(softmax_elmo._sampled_losses(*tensors, *places), tensors, outer, is_grads_batched=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(given, expected)
+
+
+def test_the_fused_loss_bears_any_scale_and_no_position():
+    tensors, places = inputs_of_a_sampled_loss(torch.float32)
+    large = [300.0 * tensor.detach() for tensor in tensors]
+    found = softmax_elmo.SampledLossFunction.apply(*large, *places)
+    torch.testing.assert_close(found, softmax_elmo._sampled_losses(*large, *places))
+    assert bool(found.isfinite().all())
+    none = [large[0][:0], large[1], large[2], large[3][:0], places[0][:0], places[1][:0]]
+    assert softmax_elmo.SampledLossFunction.apply(*none).shape == (0,)
+
+
+def test_training_takes_the_fused_loss_and_what_looks_at_tensors_the_definition(monkeypatch: pytest.MonkeyPatch):
+    layer = softmax(num_sampled_words=9)
+    features, labels = positions()
+    labels[2] = -100
+    calls: list[int] = []
+    apply = softmax_elmo.SampledLossFunction.apply
+
+    def counted(*given: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return apply(*given)
+
+    monkeypatch.setattr(softmax_elmo.SampledLossFunction, "apply", counted)
+    torch.manual_seed(0)
+    found = layer.sampled_loss(features, labels)
+    assert calls
+    assert found[2] == 0
+    del calls[:]
+    torch.manual_seed(0)
+    halves = layer.bfloat16().sampled_loss(features.bfloat16(), labels)
+    assert not calls
+    torch.testing.assert_close(halves.float(), found, rtol=0.05, atol=0.05)
