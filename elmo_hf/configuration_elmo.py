@@ -30,6 +30,10 @@ PADDING_CHARACTER = 261
 BEGIN_SENTENCE, END_SENTENCE, UNKNOWN_WORD = "<S>", "</S>", "<UNK>"
 WORD_VOCABULARY_START = (BEGIN_SENTENCE, END_SENTENCE, UNKNOWN_WORD)
 
+# Element-wise operations take at most so many values at a time; those left over at the end of a row are computed in
+# another way, to other bits.
+INVARIANT_MULTIPLE = 64
+
 CHAR_CNN_ACTIVATIONS = ("relu", "tanh")
 SENTENCE_POOLINGS = ("mean", "max", "last")
 
@@ -237,8 +241,10 @@ class ElmoConfig(PretrainedConfig):
         if self.do_layer_norm:
             raise ValueError("`batch_invariant` must be false with `do_layer_norm`, whose statistics are the batch's.")
         for name, size in (("cell_size", self.cell_size), ("num_filters", self.num_filters)):
-            if size % 64:
-                raise ValueError(f"`{name}` must be a multiple of 64 with `batch_invariant`, was: {size}.")
+            if size % INVARIANT_MULTIPLE:
+                raise ValueError(
+                    f"`{name}` must be a multiple of {INVARIANT_MULTIPLE} with `batch_invariant`, was: {size}."
+                )
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:

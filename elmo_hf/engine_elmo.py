@@ -26,6 +26,7 @@ from torch.nn.modules import module as global_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.utils import logging
 
+from .configuration_elmo import INVARIANT_MULTIPLE
 from .packing_elmo import PackedWords, unique_words
 from .products_elmo import (
     MOST_ROWS,
@@ -35,7 +36,6 @@ from .products_elmo import (
     Product,
     bfloat16_products_work,
     is_large,
-    is_large_bfloat16,
     multiply,
     onednn_works,
     transposed_product,
@@ -528,8 +528,6 @@ def linear(module: nn.Module, inputs: Tensor) -> Tensor:
 
 # A third thread would compute values at the end of its share in another way than those in the middle of one.
 MOST_INVARIANT_THREADS = 2
-# Element-wise operations take so many values at a time; what is left over at the end of a row is computed otherwise.
-INVARIANT_MULTIPLE = 64
 
 
 def has_word_vectors_of_same_bits(encoder: Any) -> bool:
@@ -821,7 +819,7 @@ def multiplies_in_bfloat16(encoder: Any) -> bool:
     weights = [layer._parameters.get(name) for layer in layers for name in _WEIGHT_NAMES]
     return (
         all(weight is not None and weight.dtype == torch.bfloat16 for weight in weights)
-        and all(map(is_large_bfloat16, weights[1::3]))
+        and all(is_large(recurrent, torch.bfloat16) for recurrent in weights[1::3])
         and not is_emulated(torch.bfloat16)
         and bfloat16_products_work()
     )

@@ -57,11 +57,10 @@ def lstm(
         (..., N, projection_dim) outputs and both states of each sentence after its last word.
     """
     layers = [weights] if isinstance(weights, LstmWeights) else list(weights)
-    if prepared is None:
-        layers = [layer._replace(bias=layer.bias.to(layer.weight_ih.dtype)) for layer in layers]
     tensors = [inputs, hidden, cell, *(weight for layer in layers for weight in layer)]
     compiled_lengths = lengths if torch.compiler.is_compiling() else None
     if compiled_lengths is None and (lengths is not None or not runs_plainly(*tensors)):
+        layers = [layer._replace(bias=layer.bias.to(layer.weight_ih.dtype)) for layer in layers]
         if len(layers) == 1:
             return lstm_reference(inputs, hidden, cell, batch_sizes, layers[0], clips, lengths)
         return lstm_reference_of_each(inputs, hidden, cell, batch_sizes, layers, clips)

@@ -44,7 +44,8 @@ class LstmProducts(NamedTuple):
     inputs: Callable[[int, int], Tensor]  # gates of the positions from one to another, with the bias, to be kept
     add_recurrent: Callable[[Tensor, Tensor], object]  # (gates, hidden): adds to the gates in place
     projection: Product
-    # Whether they round so much that a tanh to 2e-7 changes nothing: PyTorch's takes six times as long as its sigmoid.
+    # Whether they round so much that a tanh to 2e-7 changes nothing: by PyTorch's sigmoid, which is the faster one
+    # (`benchmarks/functions.py`).
     are_rounded: bool = False
 
 

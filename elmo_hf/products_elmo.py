@@ -42,14 +42,9 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return F.linear(inputs, weight, bias)
 
 
-def is_large_bfloat16(weight: Tensor) -> bool:
-    """As [`is_large`], of weights in bfloat16."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() > LARGE_WEIGHT
-
-
-def is_large(weight: Tensor) -> bool:
-    """Whether the form of products with this weight matters."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > LARGE_WEIGHT
+def is_large(weight: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether the form of products with this weight matters, if it is of this `dtype`."""
+    return weight.device.type == "cpu" and weight.dtype == dtype and weight.numel() > LARGE_WEIGHT
 
 
 class PackedProduct:
@@ -85,8 +80,8 @@ class InvariantProduct:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, packed: bool = True, least: int | None = None):
         self._multiply = PackedProduct(weight, bias) if packed else partial(F.linear, weight=weight, bias=bias)
-        self._least, self._most = (2, MOST_ROWS) if packed else (16, 16 * MOST_ROWS)
-        self._least = least or self._least
+        self._least = least or (2 if packed else 16)
+        self._most = MOST_ROWS if packed else 16 * MOST_ROWS
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(rows, in_features) -> (rows, out_features)"""
