@@ -306,7 +306,8 @@ def test_encodings_have_the_structure_of_a_fast_tokenizer(
     except ValueError as error:
         # A stride as long as the window is a crash of the Rust library.
         assume("`stride`" not in str(error))
-        with pytest.raises(Exception, match=r"[Tt]runcat"):
+        # It may crash at another text of the batch before it refuses this one, and its crash is no `Exception`.
+        with pytest.raises(BaseException, match=r"[Tt]runcat|`stride` must be strictly less"):
             tokenizers[1](*reference, **options, verbose=False)
         return
     expected = tokenizers[1](*reference, **options, verbose=False)
