@@ -1,0 +1,339 @@
+"""
+The recipe of the English model inside the package, from four archives of text to one folder.
+
+    python examples/pretrain_english.py text ARCHIVES_DIR WORK_DIR
+    python examples/pretrain_english.py pack WORK_DIR
+    python examples/pretrain_english.py train WORK_DIR
+    python examples/pretrain_english.py finish WORK_DIR MODEL_DIR
+
+`text` cleans the archives (see `english_text.py`), `pack` turns words into numbers, `train` trains on a GPU for as
+long as it is told, `finish` writes the model with 16-bit weights, its log and its curve. Each does again only what is
+not there. `trials` runs the short trainings by which sizes, rates and shares were chosen, each on as many words.
+
+On a machine without a GPU, `elmo-hf pretrain` trains on `WORK_DIR/text/train/*` as it does on any text.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import packed_text
+import torch
+from graph_training import Training, perplexities, rate_at, read_text, shares_of_rows, spelled_words
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
+
+# Words of a packed text, of which a GPU that is lent for minutes can be sent 60 MB. Novels and textbooks are whole.
+MAX_WORDS = {"books": 19_500_000, "speeches": 18_500_000}
+
+
+@dataclass
+class Recipe:
+    """Everything that a training depends on, besides its text and its length."""
+
+    projection_dim: int = 256
+    cell_size: int = 512
+    char_cnn_filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256))
+    num_highway_layers: int = 1
+    word_vocab_size: int = 30_000
+    dropout: float = 0.0
+    rows: int = 512
+    unroll_steps: int = 20
+    learning_rate: float = 0.004
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    # How often a window that begins with a sentence starts from zeros instead of the carried state.
+    reset: float = 0.5
+    # How much of the weights their average takes on in each batch.
+    average: float = 0.002
+    # Of the words that are read, per source.
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"novels": 0.25, "books": 0.31, "speeches": 0.33, "textbooks": 0.11}
+    )
+
+    def config(self) -> ElmoConfig:
+        return ElmoConfig(
+            projection_dim=self.projection_dim,
+            cell_size=self.cell_size,
+            num_hidden_layers=2,
+            char_cnn_filters=[list(filters) for filters in self.char_cnn_filters],
+            num_highway_layers=self.num_highway_layers,
+            word_vocab_size=self.word_vocab_size,
+            num_sampled_words=2048,
+            bilm_dropout=self.dropout,
+        )
+
+
+_BASE = Recipe()
+_SHARES = _BASE.shares
+# What each differs in from the first. They were run in this order, on the words of one packed text.
+TRIALS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "learning rate 0.002": {"learning_rate": 0.002},
+    "learning rate 0.008": {"learning_rate": 0.008},
+    "192 x 704": {"projection_dim": 192, "cell_size": 704},
+    "128 x 1024": {"projection_dim": 128, "cell_size": 1024},
+    "320 x 384": {"projection_dim": 320, "cell_size": 384},
+    "1,024 filters": {
+        "char_cnn_filters": ((1, 32), (2, 64), (3, 128), (4, 256), (5, 288), (6, 256)),
+        "cell_size": 416,
+    },
+    "half: 160 x 384": {
+        "projection_dim": 160,
+        "cell_size": 384,
+        "char_cnn_filters": ((1, 32), (2, 32), (3, 64), (4, 128), (5, 128)),
+    },
+    "dropout 0.1": {"dropout": 0.1},
+    "256 rows": {"rows": 256, "learning_rate": 0.003},
+    "windows of 40": {"rows": 256, "unroll_steps": 40},
+    "20,000 words": {"word_vocab_size": 20_000},
+    "no weight decay": {"weight_decay": 0.0},
+    "beta2 0.999": {"beta2": 0.999},
+    "speeches 0.2": {"shares": {**_SHARES, "novels": 0.31, "books": 0.38, "speeches": 0.2}},
+    "speeches 0.45": {"shares": {**_SHARES, "novels": 0.2, "books": 0.24, "speeches": 0.45}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("text")
+    command.add_argument("archives", type=Path, metavar="ARCHIVES_DIR")
+    command.add_argument("work", type=Path, metavar="WORK_DIR")
+    command = commands.add_parser("pack")
+    command.add_argument("work", type=Path, metavar="WORK_DIR")
+    command = commands.add_parser("trials")
+    command.add_argument("packed", type=Path, metavar="PACKED_DIR")
+    command.add_argument("output", type=Path, metavar="TABLE")
+    command.add_argument("--words", type=float, default=6e6, help="that each trial reads")
+    command.add_argument("--only", nargs="*", default=list(TRIALS), help="names of trials")
+    command = commands.add_parser("profile")
+    command.add_argument("packed", type=Path, metavar="PACKED_DIR")
+    command = commands.add_parser("train")
+    command.add_argument("packed", type=Path, metavar="PACKED_DIR")
+    command.add_argument("output", type=Path, metavar="RUN_DIR")
+    command.add_argument("--words", type=float, default=3e8, help="to read, at most")
+    command.add_argument("--seconds", type=float, help="to train, at most")
+    command.add_argument("--options", type=json.loads, default={}, help="of the recipe, as JSON")
+    command = commands.add_parser("finish")
+    command.add_argument("run", type=Path, metavar="RUN_DIR")
+    command.add_argument("output", type=Path, metavar="MODEL_DIR")
+    arguments = parser.parse_args()
+    if arguments.command == "text":
+        import english_text
+
+        english_text.write_texts(arguments.archives, arguments.work / "text")
+    elif arguments.command == "pack":
+        packed_text.pack(arguments.work / "text", arguments.work / "packed", max_words=MAX_WORDS)
+    elif arguments.command == "trials":
+        trials(arguments.packed, arguments.output, arguments.words, arguments.only)
+    elif arguments.command == "profile":
+        profile(arguments.packed)
+    elif arguments.command == "train":
+        recipe = dataclasses.replace(_BASE, **arguments.options)
+        train(arguments.packed, arguments.output, recipe, arguments.words, arguments.seconds)
+    else:
+        finish(arguments.run, arguments.output)
+
+
+class Material:
+    """A packed text on the GPU, or on the CPU where there is none."""
+
+    def __init__(self, packed: Path):
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Products of 10 bits of mantissa, which training does not notice; what is measured afterwards is exact.
+        torch.backends.cuda.matmul.allow_tf32 = True
+        self.train, self.check = (read_text(packed, kind, self.device) for kind in ("train", "check"))
+        self.spelled = spelled_words(packed, self.device)
+        self.has_kernel = self.device.type == "cuda" and kernel_works(self.device)
+
+    def training(self, recipe: Recipe) -> Training:
+        torch.manual_seed(0)
+        model = ElmoForPreTraining(recipe.config()).to(self.device).train()
+        model.elmo.character_encoder.word_cache_size = 0
+        rows = self.train.rows(shares_of_rows(recipe.shares, recipe.rows), recipe.unroll_steps)
+        return Training(
+            model,
+            self.train,
+            rows,
+            self.spelled,
+            recipe.unroll_steps,
+            recipe.learning_rate,
+            recipe.weight_decay,
+            recipe.reset,
+            recipe.average,
+            rough=self.has_kernel,
+            beta2=recipe.beta2,
+        )
+
+    def perplexities(self, training: Training, average: bool = False) -> dict[str, float]:
+        if average:
+            training.swap_average()
+        found = perplexities(training.model, self.check, self.spelled)
+        if average:
+            training.swap_average()
+        return found
+
+
+def kernel_works(device: torch.device) -> bool:
+    """Whether the kernel of the softmax can be compiled there, and gives what PyTorch does."""
+    try:
+        from softmax_kernel import losses_and_gradients
+
+        logits = 3 * torch.randn(64, 30_000, device=device)
+        labels = torch.arange(64, device=device) * 450
+        labels[::7] = -100
+        logits.requires_grad_()
+        expected = F.cross_entropy(logits, labels, reduction="none")
+        (gradients,) = torch.autograd.grad(expected.sum(), logits)
+        found = logits.detach().clone()
+        losses = losses_and_gradients(found, labels)
+        torch.testing.assert_close(losses, expected.detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-5)
+    except Exception as error:  # a compiler may fail in many ways, and training goes on without it
+        print(f"no kernel for the softmax: {error}", flush=True)
+        return False
+    return True
+
+
+def profile(packed: Path) -> None:
+    material = Material(packed)
+    training = material.training(_BASE)
+    for _ in range(20):
+        training.train(0.1)
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(5):
+            training.train(0.1)
+        torch.cuda.synchronize()
+    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=45, max_name_column_width=90))
+
+
+def trials(packed: Path, output: Path, words: float, names: list[str]) -> None:
+    material, lines = Material(packed), []
+    for name in names:
+        recipe = dataclasses.replace(_BASE, **TRIALS[name])
+        training = material.training(recipe)
+        number = round(words / recipe.rows / recipe.unroll_steps)
+        before = time.perf_counter()
+        for batch in range(number):
+            training.train(rate_at(batch / number, warm_up=0.1))
+        forward, backward = training.mean_losses()
+        seconds = time.perf_counter() - before
+        found = material.perplexities(training)
+        averaged = material.perplexities(training, average=True)
+        lines.append(
+            {
+                "trial": name,
+                "batches": number,
+                "parameters": training.model.elmo.num_parameters(),
+                "words per second": round(words / seconds),
+                "training loss": round((forward + backward) / 2, 4),
+                **{source: round(value, 2) for source, value in found.items()},
+                **{f"{source}, averaged weights": round(value, 2) for source, value in averaged.items()},
+            }
+        )
+        print(json.dumps(lines[-1]), flush=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+        del training
+        torch.cuda.empty_cache()
+
+
+# Batches between two lines of the log, and between two looks at other text.
+LOG_BATCHES, CHECK_BATCHES = 100, 2000
+# Batches before the speed of a training is known.
+FIRST_BATCHES = 300
+
+
+def train(packed: Path, output: Path, recipe: Recipe, words: float, seconds: float | None) -> None:
+    material = Material(packed)
+    training = material.training(recipe)
+    per_batch = recipe.rows * recipe.unroll_steps
+    number = math_ceil(words / per_batch)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n", encoding="utf-8")
+    (output / "vocab.txt").write_text(
+        "\n".join(packed_text.read_words(packed)[: recipe.word_vocab_size]) + "\n", encoding="utf-8"
+    )
+    begin = time.perf_counter()
+    with (output / "log.jsonl").open("w", encoding="utf-8") as log:
+        batch = 0
+        while batch < number:
+            training.train(rate_at(batch / number, warm_up=min(0.1, 500 / number)))
+            batch += 1
+            if batch == FIRST_BATCHES and seconds is not None:
+                torch.cuda.synchronize()
+                number = min(number, int(batch * seconds / (time.perf_counter() - begin)))
+            if batch % LOG_BATCHES == 0 or batch == number:
+                forward, backward = training.mean_losses()
+                past = time.perf_counter() - begin
+                line: dict[str, Any] = {
+                    "batch": batch,
+                    "of": number,
+                    "words": batch * per_batch,
+                    "seconds": round(past, 1),
+                    "words_per_second": round(batch * per_batch / past),
+                    "forward_loss": round(forward, 4),
+                    "backward_loss": round(backward, 4),
+                }
+                if batch % CHECK_BATCHES == 0 or batch == number:
+                    line["perplexity"] = material.perplexities(training)
+                    line["averaged_perplexity"] = material.perplexities(training, average=True)
+                    line["words_without_room"] = training.words_without_room
+                    save(training.model, output, "last")
+                    print(json.dumps(line), flush=True)
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+    save(training.model, output, "last")
+    training.swap_average()
+    save(training.model, output, "average")
+
+
+def math_ceil(value: float) -> int:
+    return -int(-value // 1)
+
+
+def save(model: ElmoForPreTraining, output: Path, name: str) -> None:
+    """16-bit weights in two files, the encoder and the softmax: what comes back from a lent machine may be small."""
+    halved = {key: weight.detach().to("cpu", torch.float16) for key, weight in model.state_dict().items()}
+    for part in ("elmo", "softmax"):
+        weights = {key: weight for key, weight in halved.items() if key.startswith(f"{part}.")}
+        save_file(weights, output / f"{name}.{part}.safetensors")
+
+
+def finish(run: Path, output: Path, name: str = "average") -> None:
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    config = Recipe(**recipe).config()
+    model = ElmoForPreTraining(config).eval()
+    weights = {}
+    for part in ("elmo", "softmax"):
+        weights.update(load_file(run / f"{name}.{part}.safetensors"))
+    model.load_state_dict(weights)
+    # The configuration says float32, which is what the weights become when they are loaded.
+    model.save_pretrained(output, state_dict=weights)
+    tokenizer = ElmoTokenizer(word_vocabulary=packed_text.read_vocabulary(run / "vocab.txt"))
+    tokenizer.save_pretrained(output)
+    # The package has the code.
+    for copy in output.glob("*_elmo.py"):
+        copy.unlink()
+    table = Table("file", "bytes")
+    for path in sorted(output.iterdir()):
+        table.add_row(path.name, f"{path.stat().st_size:,}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
