@@ -3,7 +3,7 @@
 One LSTM layer with a projected, clipped output over a packed batch: [`lstm`] chooses how to compute it.
 
 `lstm_reference` is the definition, differentiable to any order and in any mode. `lstm_in_place` keeps nothing.
-[`LstmFunction`] keeps what its own backward pass needs. Compilers see one operator for the whole layer
+[`LstmFunction`] keeps what its own backward pass needs; on a GPU, both have kernels (`lstm_fused_elmo`). Compilers see one operator for the whole layer
 ([`lstm_by_operator`]), ONNX a loop of standard operators ([`lstm_by_scan`]): an unrolled recurrence would be compiled
 for minutes, and again for each number of words.
 """
@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from .engine_elmo import PreparedProducts, is_batch_of_gradients, needs_gradient, runs_plainly
 from .lstm_compiled_elmo import lstm_by_operator, lstm_by_scan
+from .lstm_fused_elmo import fused_lstm, fused_lstm_gradients, fused_lstm_keeping, has_fused_steps
 from .lstm_kernels_elmo import (
     Clips,
     Kept,
@@ -78,6 +79,9 @@ def lstm(
             return form(inputs, hidden, cell, compiled_lengths, layers[0], clips)
         if needs_gradient(*tensors):
             return LstmFunction.apply(inputs, hidden, cell, *_stacked(layers), batch_sizes, clips)
+        if batch_sizes and prepared is None and has_fused_steps(inputs):
+            with torch.cuda.device_of(inputs):
+                return fused_lstm(inputs, hidden, cell, batch_sizes, _stacked(layers), clips)
         return lstm_in_place(inputs, hidden, cell, batch_sizes, layer_products(inputs, layers, prepared), clips)
 
 
@@ -102,7 +106,10 @@ class LstmFunction(torch.autograd.Function):
         clips: Clips,
     ) -> tuple[Tensor, Tensor, Tensor]:
         weights = LstmWeights(weight_ih, weight_hh, bias, weight_hr)
-        outputs, final_hidden, final_cell, kept = lstm_keeping(inputs, hidden, cell, batch_sizes, weights, clips)
+        ctx.is_fused = bool(batch_sizes) and has_fused_steps(inputs)
+        with torch.cuda.device_of(inputs):
+            run = fused_lstm_keeping if ctx.is_fused else lstm_keeping
+            outputs, final_hidden, final_cell, kept = run(inputs, hidden, cell, batch_sizes, weights, clips)
         ctx.save_for_backward(inputs, hidden, cell, *weights, outputs, *kept)
         ctx.batch_sizes, ctx.clips = batch_sizes, clips
         return outputs, final_hidden, final_cell
@@ -116,9 +123,9 @@ class LstmFunction(torch.autograd.Function):
             return LstmFunction._differentiable_backward(ctx, gradients)
         inputs, hidden, cell, *rest = ctx.saved_tensors
         weights, outputs, kept = LstmWeights(*rest[:4]), rest[4], Kept(*rest[5:])
-        found = lstm_gradients(
-            gradients, inputs, hidden, cell, ctx.batch_sizes, weights, ctx.clips, outputs, kept, ctx.needs_input_grad
-        )
+        arguments = (inputs, hidden, cell, ctx.batch_sizes, weights, ctx.clips, outputs, kept, ctx.needs_input_grad)
+        with torch.cuda.device_of(inputs):
+            found = (fused_lstm_gradients if ctx.is_fused else lstm_gradients)(gradients, *arguments)
         return *found, None, None
 
     @staticmethod

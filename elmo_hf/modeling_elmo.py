@@ -41,6 +41,7 @@ from .head_parts_elmo import ElmoHeadLstm, cross_entropy, divided, pool, positio
 # transformers 4.57 copies what the file of a class imports itself, and not what that imports in turn.
 from .lstm_compiled_elmo import lstm_by_operator as lstm_by_operator
 from .lstm_elmo import lstm
+from .lstm_fused_elmo import has_fused_steps as has_fused_steps
 from .lstm_kernels_elmo import Clips, LstmWeights
 from .packing_elmo import PackedWords, pack_streams, pack_words
 from .pipelines_elmo import patch_token_classification_pipeline

@@ -64,7 +64,35 @@ _MARKS = (
     # A hyphen at the end of a line, unless the second part is to come ("short- and long-term").
     (re.compile(r"(?<=\w)- (?!(?:and|or|to|nor|as|but|if|in|the)\b)(?=[a-z])"), "-"),
 )
-_COMMON = frozenset("the of and to a in that is was it for as with he his on be i had at by not you but her".split())
+_COMMON = frozenset(
+    [
+        "the",
+        "of",
+        "and",
+        "to",
+        "a",
+        "in",
+        "that",
+        "is",
+        "was",
+        "it",
+        "for",
+        "as",
+        "with",
+        "he",
+        "his",
+        "on",
+        "be",
+        "i",
+        "had",
+        "at",
+        "by",
+        "not",
+        "you",
+        "but",
+        "her",
+    ]
+)
 _OPENING = re.compile(r"(?:^|(?<=[\s(\[—]))([\"'])(?=\S)")
 
 

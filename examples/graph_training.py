@@ -6,8 +6,7 @@ It reads what `packed_text.py` writes. Each row of a batch reads its part of one
 window, with carried state; the shares of the sources are shares of the rows. The loss is that of the full softmax.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,8 +99,9 @@ def windows_at(text: Text, rows: Rows, step: Tensor, unroll_steps: int, vocab_si
     for tokens, first in ((text.forward, BEGIN), (text.backward, END)):
         read.append(tokens[positions].flatten())
         following = tokens[positions + 1].flatten().long()
-        following = torch.where(following < vocab_size, following, UNKNOWN)
-        labels.append(torch.where(following == first, IGNORED, following))
+        # Not by `where`, which would copy a number to the GPU each time.
+        following = following.masked_fill(following >= vocab_size, UNKNOWN)
+        labels.append(following.masked_fill(following == first, IGNORED))
     return Windows(torch.stack(read), torch.stack(labels))
 
 
@@ -113,10 +113,10 @@ def distinct_words(read: Tensor, num_words: int, most: int) -> tuple[Tensor, Ten
         (most,) the words that occur, then zeros; for each of `read` its place among them; () how many there are.
     """
     present = torch.zeros(num_words, dtype=torch.int32, device=read.device)
-    present[read.long()] = 1
+    present.index_fill_(0, read.flatten().long(), 1)
     places = present.cumsum(0) - 1
     # Words that do not occur, or find no room, go to one more place.
-    targets = torch.where((present == 1) & (places < most), places, most)
+    targets = places.masked_fill((present == 0) | (places >= most), most)
     words = torch.zeros(most + 1, dtype=torch.long, device=read.device)
     words.scatter_(0, targets, torch.arange(num_words, device=read.device))
     return words[:-1], places[read.long()].clamp(max=most - 1), places[-1] + 1
