@@ -155,7 +155,7 @@ class Bilm:
         # Not by indexing, whose gradient waits for the GPU to count.
         characters = encode.embeddings.weight.index_select(0, ids.flatten()).view(*ids.shape, -1)
         vectors = encode(character_embeds=characters)
-        hidden, cell = self.hidden, self.cell
+        hidden, cell = self.hidden.clone(), self.cell.clone()
         if reset:
             first = windows.read.view(2, self.unroll_steps, self.rows)[:, 0]
             begins = first == self.first

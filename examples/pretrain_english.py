@@ -240,7 +240,7 @@ def trials(packed: Path, output: Path, words: float, names: list[str]) -> None:
 
 
 # Batches between two lines of the log, and between two looks at other text.
-LOG_BATCHES, CHECK_BATCHES = 100, 2000
+LOG_BATCHES, CHECK_BATCHES = 100, 8000
 # Batches before the speed of a training is known.
 FIRST_BATCHES = 300
 
@@ -259,7 +259,7 @@ def train(packed: Path, output: Path, recipe: Recipe, words: float, seconds: flo
     with (output / "log.jsonl").open("w", encoding="utf-8") as log:
         batch = 0
         while batch < number:
-            training.train(rate_at(batch / number, warm_up=min(0.1, 500 / number)))
+            training.train(rate_at(batch / number, warm_up=min(0.1, 500 / number), decay=0.3))
             batch += 1
             if batch == FIRST_BATCHES and seconds is not None:
                 torch.cuda.synchronize()
@@ -311,7 +311,8 @@ def finish(run: Path, output: Path, name: str = "average") -> None:
     model.load_state_dict(weights)
     # The configuration says float32, which is what the weights become when they are loaded.
     model.save_pretrained(output, state_dict=weights)
-    tokenizer = ElmoTokenizer(word_vocabulary=packed_text.read_vocabulary(run / "vocab.txt"))
+    tokenizer = ElmoTokenizer()
+    tokenizer.word_vocabulary = (run / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
     tokenizer.save_pretrained(output)
     # The package has the code.
     for copy in output.glob("*_elmo.py"):
