@@ -3,9 +3,9 @@
 One LSTM layer with a projected, clipped output over a packed batch: [`lstm`] chooses how to compute it.
 
 `lstm_reference` is the definition, differentiable to any order and in any mode. `lstm_in_place` keeps nothing.
-[`LstmFunction`] keeps what its own backward pass needs; on a GPU, both have kernels (`lstm_fused_elmo`). Compilers see one operator for the whole layer
-([`lstm_by_operator`]), ONNX a loop of standard operators ([`lstm_by_scan`]): an unrolled recurrence would be compiled
-for minutes, and again for each number of words.
+[`LstmFunction`] keeps what its own backward pass needs; on a GPU both have kernels, see `lstm_fused_elmo`. Compilers
+see one operator for the whole layer ([`lstm_by_operator`]), ONNX a loop of standard operators ([`lstm_by_scan`]): an
+unrolled recurrence would be compiled for minutes, and again for each number of words.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """
 Text for the training of the English ELMo of the package: novels, other books, speeches and textbooks.
 
-    python examples/english_text.py ARCHIVES_DIR OUT_DIR
+    python -m examples.english_text ARCHIVES_DIR OUT_DIR
 
 ARCHIVES_DIR has four archives of UTF-8 text, a paragraph per line: `eltec-eng.tar.xz` (95 British novels, 1840 to
 1920), `gutenberg.tar.xz` (504 books of Project Gutenberg, `AUTHOR__TITLE.txt`), `un-general-debates.tar.xz` (speeches
@@ -20,11 +20,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import novels
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+
+from examples import novels
 
 SOURCES = ("novels", "textbooks", "books", "speeches")
 # Whole years of speeches, and a book, that are not trained on. The novels are `novels.HELD_OUT`.
@@ -59,40 +60,31 @@ _MARKS = (
     (re.compile(r"\[[^\]]{0,80}\]|\{\d+\w?\}"), ""),
     (re.compile(r"\((?:spoke|continued|interpretation|translated)[^)]{0,60}\)"), ""),
     (re.compile(r"\bA/\d+/PV\.?\s?\d+|\b\d\d-\d{5}\b"), ""),
-    (re.compile(r"^(?:\d{1,3}\.|[•▪●■*–-])\s+"), ""),
+    (re.compile(r"^(?:\d{1,3}\.|[•▪●■*\u2013-])\s+"), ""),
     (re.compile(r"(?<=[.!?\"]) \d{1,3}\. (?=[A-Z])"), " "),
     # A hyphen at the end of a line, unless the second part is to come ("short- and long-term").
     (re.compile(r"(?<=\w)- (?!(?:and|or|to|nor|as|but|if|in|the)\b)(?=[a-z])"), "-"),
 )
-_COMMON = frozenset(
-    [
-        "the",
-        "of",
-        "and",
-        "to",
-        "a",
-        "in",
-        "that",
-        "is",
-        "was",
-        "it",
-        "for",
-        "as",
-        "with",
-        "he",
-        "his",
-        "on",
-        "be",
-        "i",
-        "had",
-        "at",
-        "by",
-        "not",
-        "you",
-        "but",
-        "her",
-    ]
-)
+_COMMON = {
+    "the",
+    "of",
+    "and",
+    "to",
+    "a",
+    "in",
+    "that",
+    "is",
+    "was",
+    "it",
+    "for",
+    "as",
+    "with",
+    "he",
+    "his",
+    "on",
+    "be",
+}
+_COMMON |= {"i", "had", "at", "by", "not", "you", "but", "her"}
 _OPENING = re.compile(r"(?:^|(?<=[\s(\[—]))([\"'])(?=\S)")
 
 
@@ -230,12 +222,12 @@ def _sentences(paragraphs: Iterable[str]) -> Iterator[str]:
 
 def typographic(sentence: str) -> str:
     """With the quotes and apostrophes of a typesetter."""
-    sentence = _OPENING.sub(lambda quote: "“" if quote[1] == '"' else "‘", sentence)
-    return sentence.replace('"', "”").replace("'", "’")
+    sentence = _OPENING.sub(lambda quote: "\u201c" if quote[1] == '"' else "\u2018", sentence)
+    return sentence.replace('"', "\u201d").replace("'", "\u2019")
 
 
 class KnownText:
-    """Every eighth run of eight words of the text so far, to find what was there before in other words or not."""
+    """Every eighth run of eight words of the text so far, to find what was there before, whoever printed it."""
 
     def __init__(self) -> None:
         self._runs: set[int] = set()

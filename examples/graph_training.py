@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from packed_text import BEGIN, END, UNKNOWN, read_streams, read_words
 from torch import Tensor
 from torch.nn import functional as F
 
 from elmo_hf import ElmoForPreTraining, ElmoTokenizer
+from examples.packed_text import BEGIN, END, UNKNOWN, read_streams, read_words
 
 IGNORED = -100
 # Adam's memory of squares, in batches: 1 / (1 - beta2).
@@ -185,7 +185,7 @@ class RoughSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        from softmax_kernel import losses_and_gradients
+        from examples.softmax_kernel import losses_and_gradients
 
         half_features, half_weight = features.bfloat16(), weight.bfloat16()
         logits = F.linear(half_features, half_weight, bias.bfloat16())
@@ -351,15 +351,17 @@ def perplexities(
     model.eval()
     found = {}
     for source in text.bounds:
-        places = text.rows({source: rows}, unroll_steps)
-        bilm = Bilm(model, spelled, rows, unroll_steps, full_softmax)
+        begin, end = text.bounds[source]
+        number = max(1, min(rows, (end - begin) // unroll_steps))
+        places = text.rows({source: number}, unroll_steps)
+        bilm = Bilm(model, spelled, number, unroll_steps, full_softmax)
         losses, count = torch.zeros(2, device=spelled.device), torch.zeros(2, device=spelled.device)
         for step in range(int(places.windows[0])):
             step = torch.tensor(step, device=spelled.device)
             windows = windows_at(text, places, step, unroll_steps, len(model.softmax.bias))
-            number = (windows.labels >= 0).sum(1)
-            losses += bilm(windows) * number
-            count += number
+            predicted = (windows.labels >= 0).sum(1)
+            losses += bilm(windows) * predicted
+            count += predicted
         found[source] = float((losses / count).exp().mean())
     model.train(was_training)
     return found

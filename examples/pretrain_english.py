@@ -1,10 +1,10 @@
 """
 The recipe of the English model inside the package, from four archives of text to one folder.
 
-    python examples/pretrain_english.py text ARCHIVES_DIR WORK_DIR
-    python examples/pretrain_english.py pack WORK_DIR
-    python examples/pretrain_english.py train WORK_DIR
-    python examples/pretrain_english.py finish WORK_DIR MODEL_DIR
+    python -m examples.pretrain_english text ARCHIVES_DIR WORK_DIR
+    python -m examples.pretrain_english pack WORK_DIR
+    python -m examples.pretrain_english train WORK_DIR
+    python -m examples.pretrain_english finish WORK_DIR MODEL_DIR
 
 `text` cleans the archives (see `english_text.py`), `pack` turns words into numbers, `train` trains on a GPU for as
 long as it is told, `finish` writes the model with 16-bit weights, its log and its curve. Each does again only what is
@@ -17,20 +17,21 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import packed_text
 import torch
-from graph_training import Training, perplexities, rate_at, read_text, shares_of_rows, spelled_words
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
+from examples import english_text, packed_text
+from examples.graph_training import Training, perplexities, rate_at, read_text, shares_of_rows, spelled_words
 
 # Words of a packed text, of which a GPU that is lent for minutes can be sent 60 MB. Novels and textbooks are whole.
 MAX_WORDS = {"books": 19_500_000, "speeches": 18_500_000}
@@ -45,10 +46,10 @@ class Recipe:
     char_cnn_filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256))
     num_highway_layers: int = 1
     word_vocab_size: int = 30_000
-    dropout: float = 0.0
-    rows: int = 512
+    dropout: float = 0.1
+    rows: int = 256
     unroll_steps: int = 20
-    learning_rate: float = 0.008
+    learning_rate: float = 0.006
     weight_decay: float = 0.01
     beta2: float = 0.99
     # How often a window that begins with a sentence starts from zeros instead of the carried state.
@@ -57,7 +58,7 @@ class Recipe:
     average: float = 0.002
     # Of the words that are read, per source.
     shares: dict[str, float] = field(
-        default_factory=lambda: {"novels": 0.25, "books": 0.31, "speeches": 0.33, "textbooks": 0.11}
+        default_factory=lambda: {"novels": 0.27, "books": 0.36, "speeches": 0.25, "textbooks": 0.12}
     )
 
     def config(self) -> ElmoConfig:
@@ -74,18 +75,47 @@ class Recipe:
 
 
 _BASE = Recipe()
-_SHARES = _BASE.shares
-# What each differs in from the first of its group. They were run in this order, on the words of one packed text.
+_SHARES = {"novels": 0.25, "books": 0.31, "speeches": 0.33, "textbooks": 0.11}
+# Where the trials began, and where they went on.
+_FIRST: dict[str, Any] = {
+    "projection_dim": 256,
+    "cell_size": 512,
+    "rows": 512,
+    "learning_rate": 0.004,
+    "dropout": 0.0,
+    "shares": _SHARES,
+}
+_SECOND: dict[str, Any] = {**_FIRST, "projection_dim": 160, "cell_size": 896, "learning_rate": 0.008}
+# In the order in which they were run, each on as many words of one packed text.
 TRIALS: dict[str, dict[str, Any]] = {
-    "160 x 896": {},
-    "128 x 1152": {"projection_dim": 128, "cell_size": 1152},
-    "learning rate 0.016": {"learning_rate": 0.016},
-    "dropout 0.1": {"dropout": 0.1},
-    "256 rows": {"rows": 256, "learning_rate": 0.006},
-    "windows of 40": {"rows": 256, "unroll_steps": 40},
-    "speeches 0.2": {"shares": {**_SHARES, "novels": 0.31, "books": 0.38, "speeches": 0.2}},
-    "carried state alone": {"reset": 0.0},
-    "768 filters": {"char_cnn_filters": ((1, 32), (2, 64), (3, 128), (4, 256), (5, 288)), "cell_size": 832},
+    "256 x 512": _FIRST,
+    "256 x 512, learning rate 0.002": {**_FIRST, "learning_rate": 0.002},
+    "256 x 512, learning rate 0.008": {**_FIRST, "learning_rate": 0.008},
+    "192 x 704": {**_FIRST, "projection_dim": 192, "cell_size": 704},
+    "128 x 1024": {**_FIRST, "projection_dim": 128, "cell_size": 1024},
+    "320 x 384": {**_FIRST, "projection_dim": 320, "cell_size": 384},
+    "256 x 416, 1,024 filters": {
+        **_FIRST,
+        "char_cnn_filters": ((1, 32), (2, 64), (3, 128), (4, 256), (5, 288), (6, 256)),
+        "cell_size": 416,
+    },
+    "160 x 384, half the size": {
+        **_FIRST,
+        "projection_dim": 160,
+        "cell_size": 384,
+        "char_cnn_filters": ((1, 32), (2, 32), (3, 64), (4, 128), (5, 128)),
+    },
+    "256 x 512, dropout 0.1": {**_FIRST, "dropout": 0.1},
+    "160 x 896": _SECOND,
+    "128 x 1152": {**_SECOND, "projection_dim": 128, "cell_size": 1152},
+    "160 x 896, learning rate 0.016": {**_SECOND, "learning_rate": 0.016},
+    "160 x 896, dropout 0.1": {**_SECOND, "dropout": 0.1},
+    "160 x 896, 256 rows": {**_SECOND, "rows": 256, "learning_rate": 0.006},
+    "160 x 896, 256 rows in windows of 40": {**_SECOND, "rows": 256, "unroll_steps": 40},
+    "160 x 896, a fifth of speeches": {
+        **_SECOND,
+        "shares": {**_SHARES, "novels": 0.31, "books": 0.38, "speeches": 0.2},
+    },
 }
 
 
@@ -107,7 +137,7 @@ def main() -> None:
     command = commands.add_parser("train")
     command.add_argument("packed", type=Path, metavar="PACKED_DIR")
     command.add_argument("output", type=Path, metavar="RUN_DIR")
-    command.add_argument("--words", type=float, default=3e8, help="to read, at most")
+    command.add_argument("--words", type=float, default=2e8, help="to read, at most")
     command.add_argument("--seconds", type=float, help="to train, at most")
     command.add_argument("--options", type=json.loads, default={}, help="of the recipe, as JSON")
     command = commands.add_parser("finish")
@@ -115,8 +145,6 @@ def main() -> None:
     command.add_argument("output", type=Path, metavar="MODEL_DIR")
     arguments = parser.parse_args()
     if arguments.command == "text":
-        import english_text
-
         english_text.write_texts(arguments.archives, arguments.work / "text")
     elif arguments.command == "pack":
         packed_text.pack(arguments.work / "text", arguments.work / "packed", max_words=MAX_WORDS)
@@ -173,7 +201,7 @@ class Material:
 def kernel_works(device: torch.device) -> bool:
     """Whether the kernel of the softmax can be compiled there, and gives what PyTorch does."""
     try:
-        from softmax_kernel import losses_and_gradients
+        from examples.softmax_kernel import losses_and_gradients
 
         logits = 3 * torch.randn(64, 30_000, device=device)
         labels = torch.arange(64, device=device) * 450
@@ -249,7 +277,7 @@ def train(packed: Path, output: Path, recipe: Recipe, words: float, seconds: flo
     material = Material(packed)
     training = material.training(recipe)
     per_batch = recipe.rows * recipe.unroll_steps
-    number = math_ceil(words / per_batch)
+    number = math.ceil(words / per_batch)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n", encoding="utf-8")
     (output / "vocab.txt").write_text(
@@ -289,10 +317,6 @@ def train(packed: Path, output: Path, recipe: Recipe, words: float, seconds: flo
     save(training.model, output, "average")
 
 
-def math_ceil(value: float) -> int:
-    return -int(-value // 1)
-
-
 def save(model: ElmoForPreTraining, output: Path, name: str) -> None:
     """16-bit weights in two files, the encoder and the softmax: what comes back from a lent machine may be small."""
     halved = {key: weight.detach().to("cpu", torch.float16) for key, weight in model.state_dict().items()}
@@ -309,6 +333,8 @@ def finish(run: Path, output: Path, name: str = "average") -> None:
     for part in ("elmo", "softmax"):
         weights.update(load_file(run / f"{name}.{part}.safetensors"))
     model.load_state_dict(weights)
+    # Of its training alone: who trains a head over it finds the same vectors in each epoch.
+    model.config.bilm_dropout = 0.0
     # The configuration says float32, which is what the weights become when they are loaded.
     model.save_pretrained(output, state_dict=weights)
     tokenizer = ElmoTokenizer()
@@ -317,10 +343,59 @@ def finish(run: Path, output: Path, name: str = "average") -> None:
     # The package has the code.
     for copy in output.glob("*_elmo.py"):
         copy.unlink()
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_log(lines, output / "training_log.csv")
+    draw_curve(lines, output / "training_curve.png")
     table = Table("file", "bytes")
     for path in sorted(output.iterdir()):
         table.add_row(path.name, f"{path.stat().st_size:,}")
     Console().print(table)
+
+
+def write_log(lines: list[dict[str, Any]], path: Path) -> None:
+    columns = ["batch", "words", "seconds", "forward_loss", "backward_loss"]
+    checks = [f"{kind}perplexity" for kind in ("", "averaged_")]
+    sources = list(next(line for line in lines if "perplexity" in line)["perplexity"])
+    columns += [f"{check}_{source}" for check in checks for source in sources]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            found = {
+                f"{check}_{name}": round(value, 2) for check in checks for name, value in line.get(check, {}).items()
+            }
+            writer.writerow({**line, **found})
+
+
+def draw_curve(lines: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    words = [line["words"] / 1e6 for line in lines]
+    for direction in ("forward", "backward"):
+        left.plot(words, [line[f"{direction}_loss"] for line in lines], linewidth=1, label=direction)
+    left.set(
+        xlabel="million words read", ylabel="loss (nats)", title="training, all words of the softmax", ylim=(3.7, 5)
+    )
+    left.legend()
+    checks = [line for line in lines if "perplexity" in line]
+    for source in checks[0]["perplexity"]:
+        for kind, style in (("perplexity", "--"), ("averaged_perplexity", "-")):
+            values = [line[kind][source] for line in checks]
+            label = source if kind == "averaged_perplexity" else None
+            color = f"C{list(checks[0]['perplexity']).index(source)}"
+            right.plot(
+                [line["words"] / 1e6 for line in checks],
+                values,
+                style,
+                marker="o",
+                markersize=3,
+                color=color,
+                label=label,
+            )
+    right.set(xlabel="million words read", ylabel="perplexity", title="text kept aside (dashed: weights not averaged)")
+    right.legend()
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
