@@ -5,8 +5,8 @@ The same word in other company: nearest neighbours of a word as it stands in a s
     python examples/word_senses.py [MODEL_DIR] --query "She struck a note upon the harp ." --word note
 
 Layer 0 knows how a word is spelled and gives it one vector; the layers above it know the sentence. FILE is a UTF-8
-text, one sentence per line, to look for neighbours in; without it the sentences of `benchmarks/word_senses.py` do.
-Without MODEL_DIR it is the small model of the package, which needs no network.
+text, one sentence per line, to look for neighbours in; without it our own do, in the manner of old novels and of
+modern textbooks, speeches and news. Without MODEL_DIR it is the small model of the package, which needs no network.
 """
 
 import argparse
@@ -21,14 +21,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from elmo_hf import ElmoEmbedder, default_model_path
 
-SENTENCES = Path(__file__).parent.parent / "tests" / "fixtures" / "word_senses.tsv"
+FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
+SENTENCES = (FIXTURES / "word_senses.tsv", FIXTURES / "modern_senses.tsv")
 QUERIES = (
-    ("play", "The ladies wept at the end of the play."),
-    ("play", "My little sister wants to play with her doll."),
     ("bank", "They sat down on the bank and threw stones into the river."),
     ("bank", "His uncle owned a bank in the City."),
     ("rose", "He picked a red rose from the hedge and put it in his coat."),
     ("rose", "The whole company rose and drank the health of the bride."),
+    ("cell", "A cell is surrounded by a thin membrane."),
+    ("cell", "The prisoner was alone in his cell."),
+    ("current", "The current through the lamp is one ampere."),
+    ("current", "The current president was elected in 2019."),
 )
 
 
@@ -46,7 +49,8 @@ def main() -> None:
     disable_progress_bar()
     embedder = ElmoEmbedder.from_pretrained(arguments.model)
     if arguments.sentences is None:
-        pool = [line.split("\t")[2].split() for line in SENTENCES.read_text(encoding="utf-8").splitlines()[1:]]
+        lines = [line for file in SENTENCES for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+        pool = [line.split("\t")[2].split() for line in lines]
     else:
         pool = [embedder.tokenizer.tokenize(line) for line in arguments.sentences.read_text("utf-8").splitlines()]
     texts = QUERIES if arguments.query is None else ((arguments.word, arguments.query),)

@@ -16,6 +16,8 @@ from elmo_hf import (
     batch_to_ids,
     default_model_path,
     load_default,
+    lstm_elmo,
+    modeling_elmo,
 )
 from elmo_hf.bilm_trainer import BilmTrainer
 from elmo_hf.corpus import BilmWindows
@@ -71,6 +73,27 @@ def test_gradients_are_those_of_a_cpu():
         assert (one.grad is None) == (two.grad is None), name
         if two.grad is not None:
             close(one.grad, two.grad)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_kernels_change_nothing(together: bool, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("triton")
+    model, ids = load_default()[0].cuda(), batch_to_ids(TEXTS).cuda()
+    monkeypatch.setattr(modeling_elmo, "multiplies_directions_together", lambda *_: together)
+    results = []
+    for use in (True, False):
+        with monkeypatch.context() as patch:
+            if not use:
+                patch.setattr(lstm_elmo, "has_fused_steps", lambda tensor: False)
+            model.zero_grad()
+            with torch.no_grad():
+                alone = model(ids).last_hidden_state
+            outputs = model(ids)
+            outputs.last_hidden_state.square().mean().backward()
+            gradients = [parameter.grad.clone() for parameter in model.encoder.parameters()]
+            results.append([alone, outputs.last_hidden_state.detach(), *outputs.lstm_states, *gradients])
+    for one, two in zip(*results, strict=True):
+        close(one, two.cpu())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_distinct_words_are_those_of_unique():
 
 def small_model(**overrides) -> ElmoForPreTraining:
     torch.manual_seed(0)
-    options = {"projection_dim": 8, "cell_size": 12, "num_hidden_layers": 2, "num_highway_layers": 1}
+    options: dict[str, Any] = {"projection_dim": 8, "cell_size": 12, "num_hidden_layers": 2, "num_highway_layers": 1}
     options |= {"char_cnn_filters": [[1, 8], [3, 8]], "word_vocab_size": 12, "num_sampled_words": None}
     return ElmoForPreTraining(ElmoConfig(**options | overrides)).train()
 
