@@ -52,7 +52,7 @@ _FURNITURE = re.compile(
 )
 _HEADING = re.compile(
     r"^(?:CHAPTER|BOOK|PART|VOLUME|VOL|ACT|SCENE|CANTO|LETTER|CONTENTS|INTRODUCTION|PREFACE|APPENDIX|THE END|END OF|"
-    r"FOOTNOTES?|INDEX|FINIS)\b",
+    r"FOOTNOTES?|INDEX)\b",
     re.IGNORECASE,
 )
 # References, stage directions of the record of a meeting, numbers of pages and paragraphs, what starts a list.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -332,6 +332,41 @@ class Training:
         self.losses.zero_()
         self.num_batches = 0
         return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on, besides text and recipe."""
+        on_gpu = self.step.is_cuda
+        return {
+            "model": self.model.state_dict(),
+            "averages": self.averages,
+            "moments": [self.optimizer.state[parameter] for parameter in self.parameters],
+            "carried": [self.bilm.hidden, self.bilm.cell],
+            "step": self.step,
+            "random": [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if on_gpu else [])],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]):
+        """Goes on from a `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        # In place, since a graph knows tensors by their addresses.
+        pairs = zip(
+            [*self.averages, self.bilm.hidden, self.bilm.cell, self.step],
+            [*state["averages"], *state["carried"], state["step"]],
+            strict=True,
+        )
+        for tensor, kept in pairs:
+            tensor.copy_(kept)
+        for parameter, moments in zip(self.parameters, state["moments"], strict=True):
+            known = self.optimizer.state[parameter]
+            for name, kept in moments.items():
+                if name in known:
+                    known[name].copy_(kept)
+                else:
+                    known[name] = kept.cpu() if name == "step" and not self.step.is_cuda else kept
+        torch.set_rng_state(state["random"][0].cpu())
+        if self.step.is_cuda:
+            torch.cuda.set_rng_state(state["random"][1].cpu())
 
     def swap_average(self):
         """Exchanges the weights and their average."""

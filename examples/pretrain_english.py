@@ -3,11 +3,11 @@ The recipe of the English model inside the package, from four archives of text t
 
     python -m examples.pretrain_english text ARCHIVES_DIR WORK_DIR
     python -m examples.pretrain_english pack WORK_DIR
-    python -m examples.pretrain_english train WORK_DIR
-    python -m examples.pretrain_english finish WORK_DIR MODEL_DIR
+    python -m examples.pretrain_english train WORK_DIR/packed RUN_DIR
+    python -m examples.pretrain_english finish RUN_DIR MODEL_DIR
 
-`text` cleans the archives (see `english_text.py`), `pack` turns words into numbers, `train` trains on a GPU for as
-long as it is told, `finish` writes the model with 16-bit weights, its log and its curve. Each does again only what is
+`text` cleans the archives (see `english_text.py`), `pack` turns words into numbers, `train` trains on a GPU, in pieces
+if it must, `finish` writes the model with 16-bit weights, its log and its curve. Each does again only what is
 not there. `trials` runs the short trainings by which sizes, rates and shares were chosen, each on as many words.
 
 On a machine without a GPU, `elmo-hf pretrain` trains on `WORK_DIR/text/train/*` as it does on any text.
@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
+from elmo_hf.files import atomic_file
 from examples import english_text, packed_text
 from examples.graph_training import Training, perplexities, rate_at, read_text, shares_of_rows, spelled_words
 
@@ -138,7 +139,8 @@ def main() -> None:
     command.add_argument("packed", type=Path, metavar="PACKED_DIR")
     command.add_argument("output", type=Path, metavar="RUN_DIR")
     command.add_argument("--words", type=float, default=2e8, help="to read, at most")
-    command.add_argument("--seconds", type=float, help="to train, at most")
+    command.add_argument("--seconds", type=float, help="to train in all, at most: fewer words are read then")
+    command.add_argument("--piece", type=float, help="seconds to train now; the same command goes on")
     command.add_argument("--options", type=json.loads, default={}, help="of the recipe, as JSON")
     command = commands.add_parser("finish")
     command.add_argument("run", type=Path, metavar="RUN_DIR")
@@ -154,7 +156,7 @@ def main() -> None:
         profile(arguments.packed)
     elif arguments.command == "train":
         recipe = dataclasses.replace(_BASE, **arguments.options)
-        train(arguments.packed, arguments.output, recipe, arguments.words, arguments.seconds)
+        train(arguments.packed, arguments.output, recipe, arguments.words, arguments.seconds, arguments.piece)
     else:
         finish(arguments.run, arguments.output)
 
@@ -273,48 +275,75 @@ LOG_BATCHES, CHECK_BATCHES = 100, 8000
 FIRST_BATCHES = 300
 
 
-def train(packed: Path, output: Path, recipe: Recipe, words: float, seconds: float | None) -> None:
+def train(
+    packed: Path, output: Path, recipe: Recipe, words: float, seconds: float | None = None, piece: float | None = None
+) -> None:
+    """
+    Trains to the end, or as far as one piece goes; what is in `output` goes on where it was stopped.
+
+    Args:
+        packed: the text.
+        output: the folder of the training.
+        recipe: how to train.
+        words: to read in all.
+        seconds: how long to train in all, at most: by the speed of the first batches, fewer words are read.
+        piece: how long to train in this call, at most.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    described = json.dumps(dataclasses.asdict(recipe), indent=1) + "\n"
+    state_file, recipe_file = output / "state.pt", output / "recipe.json"
+    if state_file.exists() and recipe_file.read_text(encoding="utf-8") != described:
+        raise ValueError(f"{output}: must be a new folder or hold a training by the same recipe, holds another one.")
+    recipe_file.write_text(described, encoding="utf-8")
+    vocabulary = packed_text.read_words(packed)[: recipe.word_vocab_size]
+    (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     material = Material(packed)
     training = material.training(recipe)
     per_batch = recipe.rows * recipe.unroll_steps
-    number = math.ceil(words / per_batch)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n", encoding="utf-8")
-    (output / "vocab.txt").write_text(
-        "\n".join(packed_text.read_words(packed)[: recipe.word_vocab_size]) + "\n", encoding="utf-8"
-    )
+    batch, number, before = 0, math.ceil(words / per_batch), 0.0
+    lines: list[dict[str, Any]] = []
+    if state_file.exists():
+        state = torch.load(state_file, map_location=material.device)
+        batch, number, before, lines = (state[name] for name in ("batch", "number", "seconds", "lines"))
+        training.load_state_dict(state["training"])
     begin = time.perf_counter()
-    with (output / "log.jsonl").open("w", encoding="utf-8") as log:
-        batch = 0
-        while batch < number:
-            training.train(rate_at(batch / number, warm_up=min(0.1, 500 / number), decay=0.3))
-            batch += 1
-            if batch == FIRST_BATCHES and seconds is not None:
-                torch.cuda.synchronize()
-                number = min(number, int(batch * seconds / (time.perf_counter() - begin)))
-            if batch % LOG_BATCHES == 0 or batch == number:
-                forward, backward = training.mean_losses()
-                past = time.perf_counter() - begin
-                line: dict[str, Any] = {
-                    "batch": batch,
-                    "of": number,
-                    "words": batch * per_batch,
-                    "seconds": round(past, 1),
-                    "words_per_second": round(batch * per_batch / past),
-                    "forward_loss": round(forward, 4),
-                    "backward_loss": round(backward, 4),
-                }
-                if batch % CHECK_BATCHES == 0 or batch == number:
-                    line["perplexity"] = material.perplexities(training)
-                    line["averaged_perplexity"] = material.perplexities(training, average=True)
-                    line["words_without_room"] = training.words_without_room
-                    save(training.model, output, "last")
-                    print(json.dumps(line), flush=True)
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+    while batch < number:
+        training.train(rate_at(batch / number, warm_up=min(0.1, 500 / number), decay=0.3))
+        batch += 1
+        past = before + time.perf_counter() - begin
+        if batch == FIRST_BATCHES and seconds is not None:
+            training.mean_losses()  # waits for the GPU
+            number = min(number, int(batch * seconds / (before + time.perf_counter() - begin)))
+        stops = batch == number or (piece is not None and past - before >= piece)
+        if batch % LOG_BATCHES == 0 or stops:
+            lines.append(_log_line(training, batch, number, per_batch, past))
+        if batch % CHECK_BATCHES == 0 or stops:
+            lines[-1]["perplexity"] = material.perplexities(training)
+            lines[-1]["averaged_perplexity"] = material.perplexities(training, average=True)
+            lines[-1]["words_without_room"] = training.words_without_room
+            print(json.dumps(lines[-1]), flush=True)
+            state = {"batch": batch, "number": number, "lines": lines, "training": training.state_dict()}
+            with atomic_file(state_file, overwrite=True) as file:
+                torch.save({**state, "seconds": before + time.perf_counter() - begin}, file)
+            (output / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        if stops:
+            break
     save(training.model, output, "last")
     training.swap_average()
     save(training.model, output, "average")
+
+
+def _log_line(training: Training, batch: int, number: int, per_batch: int, seconds: float) -> dict[str, Any]:
+    forward, backward = training.mean_losses()
+    return {
+        "batch": batch,
+        "of": number,
+        "words": batch * per_batch,
+        "seconds": round(seconds, 1),
+        "words_per_second": round(batch * per_batch / seconds),
+        "forward_loss": round(forward, 4),
+        "backward_loss": round(backward, 4),
+    }
 
 
 def save(model: ElmoForPreTraining, output: Path, name: str) -> None:

@@ -1,6 +1,7 @@
 """`examples/pretrain_english.py`: from archives over numbers to a model, on the CPU and in small."""
 
 import csv
+import dataclasses
 import io
 import json
 import tarfile
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.corpus import BilmWindows, write_corpus
@@ -173,21 +175,37 @@ def test_all_rows_are_shared_out():
     assert sum(graph_training.shares_of_rows(shares, 7).values()) == 7
 
 
+RECIPE = pretrain_english.Recipe(
+    projection_dim=8,
+    cell_size=12,
+    char_cnn_filters=((1, 8), (3, 8)),
+    word_vocab_size=16,
+    rows=6,
+    unroll_steps=4,
+    dropout=0.1,
+    average=0.2,
+    learning_rate=0.02,
+    shares={"novels": 0.5, "speeches": 0.5},
+)
+
+
+def test_pieces_make_the_same_weights(packed: Path, tmp_path: Path):
+    pretrain_english.train(packed, tmp_path / "whole", RECIPE, words=8 * 24)
+    for batch in range(1, 9):
+        pretrain_english.train(packed, tmp_path / "parts", RECIPE, words=8 * 24, piece=0.0)
+        assert torch.load(tmp_path / "parts" / "state.pt")["batch"] == batch
+    for name in ("last.elmo", "last.softmax", "average.elmo"):
+        whole, parts = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(weight, parts[key]) for key, weight in whole.items())
+    with pytest.raises(ValueError, match="same recipe"):
+        pretrain_english.train(packed, tmp_path / "parts", dataclasses.replace(RECIPE, rows=8), words=8 * 24)
+
+
 def test_training_ends_in_a_folder_that_scores_as_it_did(packed: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(pretrain_english, "LOG_BATCHES", 10)
-    recipe = pretrain_english.Recipe(
-        projection_dim=8,
-        cell_size=12,
-        char_cnn_filters=((1, 8), (3, 8)),
-        word_vocab_size=16,
-        rows=6,
-        unroll_steps=4,
-        dropout=0.0,
-        average=0.2,
-        learning_rate=0.02,
-        shares={"novels": 0.5, "speeches": 0.5},
-    )
-    pretrain_english.train(packed, tmp_path / "run", recipe, words=60 * 24, seconds=None)
+    recipe = dataclasses.replace(RECIPE, dropout=0.0)
+    pretrain_english.train(packed, tmp_path / "run", recipe, words=60 * 24)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["batch"] for line in log] == [10, 20, 30, 40, 50, 60]
     assert log[-1]["forward_loss"] < 0.7 * log[0]["forward_loss"]
