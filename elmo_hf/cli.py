@@ -5,9 +5,8 @@ PyTorch and what needs it are imported in the bodies of the commands, after what
 arguments are answered at once.
 """
 
-import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import islice
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from .files import atomic_folder, check_model_folder, check_new_file
 from .text_files import read_lines, text_files
+from .training_options import check_training_options
 
 if TYPE_CHECKING:
     from .checkpoints.bilm_tensors import Progress
@@ -468,26 +468,6 @@ def show(
     typer.echo(str(path))
 
 
-# <S>, </S> and <UNK>, which every vocabulary has.
-_SPECIAL_WORDS = 3
-
-
-def _check_vocabulary_options(vocab: Path | None, min_count: int | None, max_vocab: int | None):
-    if vocab is not None and (min_count is not None or max_vocab is not None):
-        raise ValueError(f"`--vocab` must be without `--min-count` and `--max-vocab`, was: {vocab}.")
-
-
-def _check_numbers(epochs: float, learning_rate: float | None, min_count: int | None, max_vocab: int | None):
-    if not 0 < epochs < math.inf:
-        raise ValueError(f"`--epochs` must be more than 0, was: {epochs}.")
-    if learning_rate is not None and not 0 <= learning_rate < math.inf:
-        raise ValueError(f"`--learning-rate` must be at least 0, was: {learning_rate}.")
-    if min_count is not None and min_count < 1:
-        raise ValueError(f"`--min-count` must be at least 1, was: {min_count}.")
-    if max_vocab is not None and max_vocab <= _SPECIAL_WORDS:
-        raise ValueError(f"`--max-vocab` must be more than the {_SPECIAL_WORDS} special words, was: {max_vocab}.")
-
-
 def _import_quietly():
     """PyTorch and transformers, whose bars would run through ours."""
     from transformers.utils import logging
@@ -595,9 +575,8 @@ def pretrain(
     Without --vocab, --min-count and --max-vocab, the vocabulary is that of the folder if it has a vocab.txt, otherwise
     that of the text. If it differs from the one the model was trained with, the softmax starts from scratch.
     """
-    with _one_line_errors():
-        _check_numbers(epochs=epochs, learning_rate=learning_rate, min_count=min_count, max_vocab=max_vocab)
-        _check_vocabulary_options(vocab, min_count, max_vocab)
+    with _one_line_errors(_PRETRAIN_OPTIONS):
+        check_training_options(epochs, max_steps, learning_rate, optimizer, vocab, min_count, max_vocab)
         for path in (*train, *(evaluation or ()), *(() if vocab is None else (vocab,))):
             text_files(path)
         check_model_folder(model_dir)
@@ -780,8 +759,22 @@ _OPTIONS = {
 }
 
 
+# The same for `pretrain` alone.
+_PRETRAIN_OPTIONS = {
+    "model_dir": "CONFIG_OR_MODEL_DIR",
+    "evaluation": "--eval",
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in (
+            *("train", "vocab", "max_vocab", "rows", "unroll_steps", "sentences", "read_last_boundary", "epochs"),
+            *("max_steps", "optimizer", "learning_rate", "sampled_words", "pretokenized", "resume", "seed", "log_to"),
+        )
+    },
+}
+
+
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(more_options: Mapping[str, str] | None = None) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -790,7 +783,7 @@ def _one_line_errors() -> Iterator[None]:
     # The last is what a full disk looks like to safetensors.
     except (ValueError, TypeError, OSError, ImportError, SafetensorError) as error:
         message = " ".join(str(error).split())
-        for argument, option in _OPTIONS.items():
+        for argument, option in {**_OPTIONS, **(more_options or {})}.items():
             message = message.replace(f"`{argument}`", f"`{option}`")
         # A name in a damaged file may be of any length, and of any characters.
         message = "".join(letter if letter.isprintable() else "?" for letter in message)

@@ -110,7 +110,7 @@ def write_corpus(
         with open(complete / _SENTENCES_FILE, "wb") as text, open(entries, "wb") as index:
             count = _write_sentences(sentences, text, index, progress)
         if count == 0:
-            raise ValueError(f"{folder}: `sentences` must have a word to make a corpus, has none.")
+            raise ValueError(f"{folder}: a corpus must have at least one word, was given none.")
         # Through a map of the file, so that an index larger than the memory can be written.
         np.save(complete / _INDEX_FILE, np.memmap(entries, np.int64, "r", shape=(count + 1, 2)))
         entries.unlink()

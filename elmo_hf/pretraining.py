@@ -30,6 +30,7 @@ from .files import PathLike, atomic_file
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
 from .text_files import read_lines
 from .tokenization_elmo import ElmoTokenizer
+from .training_options import check_training_options
 from .training_run import HASHED_OPTIONS, TrainingRun, hash_of, hash_of_model
 
 # Rarer words are <UNK> to the language model, as in the vocabulary of the published models.
@@ -91,8 +92,7 @@ def pretrain(
     log_to: str | None = None,
 ) -> Pretrained | None:
     """
-    Trains a biLM, the softmax of which predicts the words of a vocabulary, and writes it as a Hub folder. Errors call
-    the arguments as `elmo-hf pretrain` does.
+    Trains a biLM, the softmax of which predicts the words of a vocabulary, and writes it as a Hub folder.
 
     Args:
         model_dir: the configuration of a new model, or a model to go on from.
@@ -124,6 +124,8 @@ def pretrain(
     Raises:
         OSError, ValueError: something cannot be read, is impossible, or does not belong to what is resumed.
     """
+    numbers = {"rows": rows, "unroll_steps": unroll_steps, "save_steps": save_steps, "eval_steps": eval_steps}
+    check_training_options(epochs, max_steps, learning_rate, optimizer, vocab, min_count, max_vocab, **numbers)
     model_dir, output, train = Path(model_dir), Path(output), _paths(train)
     evaluation = _paths(evaluation) if evaluation is not None else None
     with ExitStack() as stack:
@@ -143,21 +145,21 @@ def pretrain(
         run = TrainingRun(
             output,
             {
-                "CONFIG_OR_MODEL_DIR": hash_of_model(model_dir),
-                "--train": hash_of(train),
-                "--eval": hash_of(evaluation) if evaluation else None,
-                "--vocab": hash_of([vocab]) if vocab else None,
-                "--min-count": min_count,
-                "--max-vocab": max_vocab,
-                "--rows": rows * arguments.world_size,
-                "--unroll-steps": unroll_steps,
-                "--sentences": sentences,
-                "--read-last-boundary": read_last_boundary,
-                "--optimizer": optimizer,
-                "--learning-rate": recipe["learning_rate"],
-                "--sampled-words": config.num_sampled_words,
-                "--pretokenized": pretokenized,
-                "--seed": seed,
+                "model_dir": hash_of_model(model_dir),
+                "train": hash_of(train),
+                "evaluation": hash_of(evaluation) if evaluation else None,
+                "vocab": hash_of([vocab]) if vocab else None,
+                "min_count": min_count,
+                "max_vocab": max_vocab,
+                "rows": rows * arguments.world_size,
+                "unroll_steps": unroll_steps,
+                "sentences": sentences,
+                "read_last_boundary": read_last_boundary,
+                "optimizer": optimizer,
+                "learning_rate": recipe["learning_rate"],
+                "sampled_words": config.num_sampled_words,
+                "pretokenized": pretokenized,
+                "seed": seed,
             },
         )
         stack.enter_context(run.discarded_when_it_fails())
@@ -261,7 +263,7 @@ def _interval(name: str, steps: int | None) -> dict[str, Any]:
 def _logger(name: str | None) -> str:
     installed = get_available_reporting_integrations()
     if name is not None and name not in installed:
-        raise ValueError(f"`--log-to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
+        raise ValueError(f"`log_to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
     return name or "none"
 
 
@@ -304,7 +306,7 @@ def _train(trainer: BilmTrainer, run: TrainingRun, checkpoint: Path | None, epoc
     total = max_steps or math.ceil(epochs * len(trainer.get_train_dataloader()))
     done = 0 if checkpoint is None else int(checkpoint.name.partition("-")[2])
     if done > total:
-        name, value = ("--max-steps", total) if max_steps else ("--epochs", epochs)
+        name, value = ("max_steps", total) if max_steps else ("epochs", epochs)
         raise ValueError(f"`{name}` must reach as far as the {done} batches of {checkpoint}, was: {value}.")
     if checkpoint is not None and done == total:
         trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))

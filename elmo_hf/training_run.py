@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 RUN_FILE = "run.json"
 
 # Differences in these are told without the values, which are hashes.
-HASHED_OPTIONS = {"CONFIG_OR_MODEL_DIR", "--train", "--eval", "--vocab"}
+HASHED_OPTIONS = {"model_dir", "train", "evaluation", "vocab"}
 
 
 class TrainingRun:
@@ -28,7 +28,7 @@ class TrainingRun:
     The record of a training, `run.json`.
 
     Attributes:
-        options: those that decide what is computed, by their names on the command line; contents of files as hashes.
+        options: arguments of `pretrain` that decide what is computed, by their names; contents of files as hashes.
         words: hash of vocab.txt, once the words are decided.
         finished: batches after which the final model was written.
         num_bytes: of its weights.
@@ -56,7 +56,7 @@ class TrainingRun:
         """
         names = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         if is_main_process and not resume and (names or (self.folder.exists() and not self.folder.is_dir())):
-            raise FileExistsError(f"{self.folder}: must be a new or empty folder, was there already. See --resume.")
+            raise FileExistsError(f"{self.folder}: must be a new or empty folder, was there already. See `resume`.")
         if resume or not is_main_process:
             self._take_over()
         if is_main_process:
@@ -123,7 +123,7 @@ class TrainingRun:
             begun, self.words = values["options"], values["words"]
             self.finished, self.metrics = values["finished"], values["metrics"]
             self.num_bytes = values["num_bytes"]
-            # In their own order: `--optimizer` before the `--learning-rate` that follows from it.
+            # In their own order: `optimizer` before the `learning_rate` that follows from it.
             names = list(dict.fromkeys([*self.options, *begun]))
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: must be the record of a training, was damaged. Begin anew.") from None

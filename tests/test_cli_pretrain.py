@@ -193,7 +193,7 @@ def test_an_incomplete_checkpoint_is_left_out(lost: str, config_dir: Path, texts
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rows", "99"], "`rows` must be at most"),
+        (["--rows", "99"], "`--rows` must be at most"),
         (["--vocab", "twice.txt"], "must have each word once, had twice"),
         (["--epochs", "0"], "`--epochs` must be more than 0, was: 0.0."),
         (["--epochs", "-1"], "`--epochs` must be more than 0, was: -1.0."),
@@ -350,18 +350,18 @@ def test_text_is_split_as_the_tokenizer_of_the_folder_does(config_dir: Path, tmp
     [
         (
             ["--rows", "99"],
-            "`rows` must be at most 33 for the 660 positions of out/corpus/train in windows of 20, was: 99.",
+            "`--rows` must be at most 33 for the 660 positions of out/corpus/train in windows of 20, was: 99.",
         ),
         (
             ["--unroll-steps", "31"],
-            "`rows` must be at most 0 for the 30 positions of out/corpus/eval in windows of 31, was: 1.",
+            "`--rows` must be at most 0 for the 30 positions of out/corpus/eval in windows of 31, was: 1.",
         ),
         (["--train", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
         (["--vocab", "none.txt"], "none.txt: must be a text file or a folder of them, was missing."),
         (["--vocab", "a", "--min-count", "2"], "`--vocab` must be without `--min-count` and `--max-vocab`, was: a."),
         (["--max-vocab", "2"], "`--max-vocab` must be more than the 3 special words, was: 2."),
         (["--log-to", "paper"], "`--log-to` must be installed, was: paper. There are: "),
-        (["--output", "."], ".: must be a new or empty folder, was there already. See --resume."),
+        (["--output", "."], ".: must be a new or empty folder, was there already. See `--resume`."),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

@@ -198,7 +198,7 @@ def test_a_corpus_is_there_as_a_whole_or_not_at_all(tmp_path: Path):
 
     for sentences, error, message in (
         (broken(), KeyboardInterrupt, None),
-        ([[], [" "]], ValueError, "`sentences` must have a word to make a corpus, has none"),
+        ([[], [" "]], ValueError, "a corpus must have at least one word, was given none"),
         (["a b"], TypeError, "A sentence must be a list of words, was: 'a b'"),
         ([["a", 1]], TypeError, r"A sentence must be a list of words of type `str`, was: \['a', 1\]"),
     ):

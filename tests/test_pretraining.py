@@ -1,6 +1,7 @@
 """`BilmTrainer`: state from window to window, exact resuming, perplexities, and the recipe of bilm-tf."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import DataCollatorForTokenClassification, TrainerCallback, Tr
 from elmo_hf import ElmoForPreTraining
 from elmo_hf.bilm_trainer import BilmTrainer, bilm_tf_recipe
 from elmo_hf.corpus import BilmSentences, BilmWindows, Corpus
+from elmo_hf.pretraining import pretrain
 from elmo_hf.scoring import perplexity
 from tests.language_model import TEXT, corpus, language_model, word_tokenizer
 
@@ -208,3 +210,23 @@ def test_recipe_trains(tmp_path: Path, text: Corpus):
     )
     run.train()
     assert losses(run)[-1] < losses(run)[0] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be more than 0, was: 0."),
+        ({"optimizer": "sgd"}, "`optimizer` must be adagrad or adamw, was: sgd."),
+        ({"rows": 0}, "`rows` must be at least 1, was: 0."),
+        ({"max_steps": 0}, "`max_steps` must be at least 1, was: 0."),
+        ({"max_vocab": 3}, "`max_vocab` must be more than the 3 special words, was: 3."),
+        ({"vocab": "a", "min_count": 2}, "`vocab` must be without `min_count` and `max_vocab`, was: a."),
+        ({"log_to": "nothing"}, "`log_to` must be installed, was: nothing."),
+    ],
+)
+def test_python_is_told_of_arguments_and_not_of_options(options: dict, message: str, tmp_path: Path):
+    language_model().config.save_pretrained(tmp_path / "config")
+    (tmp_path / "text.txt").write_text("A river bank .\n" * 20, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        pretrain(tmp_path / "config", tmp_path / "text.txt", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -43,9 +43,13 @@ def training_card(
         config: of the model.
         num_parameters: of the model.
         facts: what it was trained on and what came of it, by their names.
-        options: of `elmo-hf pretrain`, by their names; those that are `None` or false are left out.
+        options: arguments of `pretrain`, by their names; those that are `None` or false are left out.
     """
-    given = {f"`{name}`": f"`{value}`" for name, value in options.items() if value is not None and value is not False}
+    given = {
+        f"`--{name.replace('_', '-')}`": f"`{value}`"
+        for name, value in options.items()
+        if value is not None and value is not False
+    }
     training = _table("## Training\n\nTrained by `elmo-hf pretrain`.", "what", "value", {**facts, **given})
     sections = [_metadata(None, None, "yet"), _introduction(name, None), _use(config, name)]
     return "\n\n".join([*sections, _sizes(config, num_parameters), training]) + "\n"
