@@ -70,7 +70,8 @@ def test_the_recipe_learns_and_loads_again_without_this_package(
     assert error(found["model"]) < 0.5 * error(untrained)
 
     trained = found["trainer"].model.encode(TEXTS)
-    np.testing.assert_array_equal(found["model"].encode(TEXTS), trained)
+    # To the last bit or two: a layer of this size is multiplied by another kernel once its weights are packed.
+    np.testing.assert_allclose(found["model"].encode(TEXTS), trained, rtol=0, atol=1e-6)
     np.save(tmp_path / "texts.npy", np.array(TEXTS))
     run_without_package(
         """
@@ -85,4 +86,4 @@ np.save(vectors, model.encode(np.load(texts).tolist()))
         tmp_path / "texts.npy",
         tmp_path / "vectors.npy",
     )
-    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), trained)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), trained, rtol=0, atol=1e-6)
