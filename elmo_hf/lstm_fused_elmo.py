@@ -184,7 +184,7 @@ def fused_lstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `lstm_kernels_elmo.lstm_in_place`."""
     outputs = inputs.new_empty(*inputs.shape[:-1], hidden.shape[-1])
-    cell, final_hidden = cell.clone(), hidden.clone()
+    cell, final_hidden = cell.clone(memory_format=torch.contiguous_format), hidden.clone()
     reads = torch.empty_like(cell)
     last_hidden, before = hidden, hidden.shape[-2]
     start = 0
@@ -231,6 +231,7 @@ def fused_lstm_keeping(
     inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], weights: LstmWeights, clips: Clips
 ) -> tuple[Tensor, Tensor, Tensor, Kept]:
     """As `lstm_kernels_elmo.lstm_keeping`."""
+    cell = cell.contiguous()
     gates = _input_gates(inputs, weights)
     cells = gates.new_empty(*gates.shape[:-1], cell.shape[-1])
     outputs = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
@@ -270,6 +271,7 @@ def fused_lstm_gradients(
 ) -> tuple[Tensor | None, ...]:
     """As `lstm_kernels_elmo.lstm_gradients`."""
     gates, cells = kept
+    cell = cell.contiguous()
     d_hidden, d_cell = (state.clone(memory_format=torch.contiguous_format) for state in gradients[1:])
     d_gates, reads = torch.empty_like(gates), torch.empty_like(cells)
     d_projected = gradients[0].clone(memory_format=torch.contiguous_format)
