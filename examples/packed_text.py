@@ -7,11 +7,12 @@ A folder of it has `words.txt`, one word per line, the most frequent first after
 
 import json
 import lzma
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from elmo_hf.configuration_elmo import WORD_VOCABULARY_START
 
 BEGIN, END, UNKNOWN = range(3)
 _SENTENCE_END = -1
+# Files that are split at a time; fewer are split by this process.
+WORTH_PROCESSES = 64
 # Of numbers of two bytes; 1 % smaller than by the preset.
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 3, "lp": 1, "pb": 1}]
 
@@ -68,13 +71,25 @@ def pack(text: Path, output: Path, kinds: Sequence[str] = ("train", "check"), ma
 def _numbered(files: Sequence[Path], words: dict[str, int], limit: int | None) -> Iterator[np.ndarray]:
     """Words of each document as numbers, new words being added to `words`."""
     taken = 0
-    with Pool(os.cpu_count()) as pool:
-        for spelled, document in pool.imap(_split, files, chunksize=4):
+    with closing(_split_all(files)) as documents:
+        for spelled, document in documents:
             known = np.array([words.setdefault(word, len(words)) for word in spelled], np.int32)
             yield np.where(document == _SENTENCE_END, _SENTENCE_END, known[document])
             taken += int((document >= 0).sum())
             if limit is not None and taken >= limit:
                 return
+
+
+def _split_all(files: Sequence[Path]) -> Generator[tuple[list[str], np.ndarray], None, None]:
+    """What `_split` gives for each file, many files by several processes."""
+    if len(files) < WORTH_PROCESSES:
+        yield from map(_split, files)
+        return
+    # A process that was forked may hang with what its parent's threads held.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        # Not all at once, since the last ones may not be wanted.
+        for start in range(0, len(files), WORTH_PROCESSES):
+            yield from pool.map(_split, files[start : start + WORTH_PROCESSES], chunksize=4)
 
 
 def _split(file: Path) -> tuple[list[str], np.ndarray]:
