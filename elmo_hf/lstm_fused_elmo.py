@@ -6,7 +6,7 @@ Results are those of `lstm_kernels_elmo`, whose conventions hold here, to a few 
 half precision, gates and the step's new cell are computed in float32 and rounded once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .lstm_kernels_elmo import Clips, Kept, LstmWeights
+from .lstm_kernels_elmo import Clips, Kept, LstmWeights, previous_of_each, slices
 
 try:
     import triton
@@ -188,7 +188,7 @@ def fused_lstm(
     reads = torch.empty_like(cell)
     last_hidden, before = hidden, hidden.shape[-2]
     start = 0
-    for steps in _parts(batch_sizes):
+    for steps in slices(batch_sizes, POSITIONS_AT_ONCE):
         end = start + sum(steps)
         part_gates = _input_gates(inputs[..., start:end, :], weights).split(steps, dim=-2)
         part_outputs = outputs[..., start:end, :].split(steps, dim=-2)
@@ -206,18 +206,6 @@ def fused_lstm(
             last_hidden = output
     final_hidden[..., :before, :] = last_hidden
     return outputs, final_hidden, cell
-
-
-def _parts(batch_sizes: list[int]) -> Iterator[list[int]]:
-    """Consecutive steps of at most `POSITIONS_AT_ONCE` positions, at least one step each."""
-    steps: list[int] = []
-    for running in batch_sizes:
-        if steps and sum(steps) + running > POSITIONS_AT_ONCE:
-            yield steps
-            steps = []
-        steps.append(running)
-    if steps:
-        yield steps
 
 
 def _input_gates(inputs: Tensor, weights: LstmWeights) -> Tensor:
@@ -295,22 +283,12 @@ def fused_lstm_gradients(
         _launch(_step_gradient_kernel, [*tensors, reads[..., at, :]], clips.cell)
         _product(d_gates[..., at, :], back_recurrent, d_hidden[..., :running, :])
     gates_last = d_gates.transpose(-1, -2)
-    previous_outputs = _shifted(outputs, hidden, batch_sizes, starts)
     return (
         torch.matmul(d_gates, weights.weight_ih) if needs[0] else None,
         d_hidden if needs[1] else None,
         d_cell if needs[2] else None,
         torch.matmul(gates_last, inputs) if needs[3] else None,
-        torch.matmul(gates_last, previous_outputs) if needs[4] else None,
+        torch.matmul(gates_last, previous_of_each(outputs, hidden, batch_sizes)) if needs[4] else None,
         d_gates.sum(-2) if needs[5] else None,
         torch.matmul(d_projected.transpose(-1, -2), reads) if needs[6] else None,
     )
-
-
-def _shifted(packed: Tensor, initial: Tensor, batch_sizes: list[int], starts: list[int]) -> Tensor:
-    """(..., N, features) what each position's sentence held one step before."""
-    pieces = [initial[..., : batch_sizes[0], :]]
-    pieces += [
-        packed[..., start : start + running, :] for start, running in zip(starts, batch_sizes[1:], strict=False)
-    ]
-    return torch.cat(pieces, dim=-2)

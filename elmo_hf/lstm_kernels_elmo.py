@@ -191,7 +191,7 @@ def lstm_in_place(
     final_hidden, cell = hidden.clone(), cell.clone()
     size = cell.shape[-1]
     start, before = 0, hidden.shape[-2]
-    for steps in _slices(batch_sizes):
+    for steps in slices(batch_sizes, INPUT_SLICE):
         end = start + sum(steps)
         # One (..., running, 4 * cell_size) and one (..., running, projection_dim) tensor per step.
         slice_gates = products.inputs(start, end).split(steps, dim=-2)
@@ -221,11 +221,11 @@ def lstm_in_place(
     return outputs, final_hidden, cell
 
 
-def _slices(batch_sizes: list[int]) -> Iterator[list[int]]:
-    """Consecutive steps whose positions fit one slice, at least one step each."""
+def slices(batch_sizes: list[int], most: int) -> Iterator[list[int]]:
+    """Consecutive steps of at most `most` positions, at least one step each."""
     steps: list[int] = []
     for running in batch_sizes:
-        if steps and sum(steps) + running > INPUT_SLICE:
+        if steps and sum(steps) + running > most:
             yield steps
             steps = []
         steps.append(running)
@@ -325,7 +325,7 @@ def lstm_gradients(
     d_projected = d_outputs.clone()
     # (..., N, cell_size) what the projection read
     memories = torch.tanh(cells)
-    previous_cells = _previous(cells, cell, batch_sizes)
+    previous_cells = previous_of_each(cells, cell, batch_sizes)
     stop = outputs.shape[-2]
     for running in reversed(batch_sizes):
         at = slice(stop - running, stop)
@@ -355,7 +355,7 @@ def lstm_gradients(
         d_hidden if needs[1] else None,
         d_cell if needs[2] else None,
         torch.matmul(gates_last, inputs) if needs[3] else None,
-        torch.matmul(gates_last, _previous(outputs, hidden, batch_sizes)) if needs[4] else None,
+        torch.matmul(gates_last, previous_of_each(outputs, hidden, batch_sizes)) if needs[4] else None,
         d_gates.sum(-2) if needs[5] else None,
         torch.matmul(d_projected.transpose(-1, -2), memories.mul_(gates[..., 3 * size :])) if needs[6] else None,
     )
@@ -369,7 +369,7 @@ def _d_tanh(gradient: Tensor, output: Tensor) -> Tensor:
     return torch.ops.aten.tanh_backward(gradient, output)
 
 
-def _previous(packed: Tensor, initial: Tensor, batch_sizes: list[int]) -> Tensor:
+def previous_of_each(packed: Tensor, initial: Tensor, batch_sizes: list[int]) -> Tensor:
     """(..., N, features) what each position's sentence held one step before."""
     if not batch_sizes:
         return packed

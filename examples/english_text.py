@@ -101,15 +101,16 @@ def write_texts(archives: Path, output: Path) -> None:
     """Writes the sources that are not there yet, in the order of `SOURCES`: what is in two of them is in the first."""
     known = KnownText()
     for source in SOURCES:
-        # What is kept aside is known first, so that no other edition of it is trained on.
-        documents = list(_READERS[source](archives))
         folders = {kind: output / kind / source for kind in ("train", "check", "held_out")}
         if folders["train"].exists():
-            for path in tqdm(sorted(folders["train"].glob("*.txt")), desc=f"Reading {source}"):
-                known.add(path.read_text(encoding="utf-8").splitlines())
+            files = sorted([*folders["held_out"].glob("*.txt"), *folders["train"].glob("*.txt")])
+            for path in tqdm(files, desc=f"Reading {source}"):
+                known.new(path.read_text(encoding="utf-8").splitlines())
             continue
+        documents = list(_READERS[source](archives))
         unfinished = output / f"{source}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
+        # What is kept aside is known first, so that no other edition of it is trained on.
         held_out = [document for document in documents if document[2]]
         for name, paragraphs, _ in held_out:
             known.new(paragraphs)
@@ -243,10 +244,6 @@ class KnownText:
         for of_paragraph in runs:
             self._runs.update(of_paragraph)
         return kept
-
-    def add(self, paragraphs: Iterable[str]) -> None:
-        for paragraph in paragraphs:
-            self._runs.update(self._of(paragraph))
 
     @staticmethod
     def _of(paragraph: str) -> list[int]:

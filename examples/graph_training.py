@@ -21,8 +21,6 @@ from elmo_hf import ElmoForPreTraining, ElmoTokenizer
 from examples.packed_text import BEGIN, END, UNKNOWN, read_streams, read_words
 
 IGNORED = -100
-# Adam's memory of squares, in batches: 1 / (1 - beta2).
-BETAS = (0.9, 0.99)
 CLIP_NORM = 1.0
 
 
@@ -381,7 +379,7 @@ class Training:
 def perplexities(
     model: ElmoForPreTraining, text: Text, spelled: Tensor, unroll_steps: int = 20, rows: int = 512
 ) -> dict[str, float]:
-    """Of each source, with carried state, the average of both directions; by the full softmax, in float32."""
+    """Of each source, with carried state, the average of both directions; by the full softmax."""
     was_training = model.training
     model.eval()
     found = {}

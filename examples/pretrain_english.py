@@ -131,7 +131,7 @@ def main() -> None:
     command = commands.add_parser("trials")
     command.add_argument("packed", type=Path, metavar="PACKED_DIR")
     command.add_argument("output", type=Path, metavar="TABLE")
-    command.add_argument("--words", type=float, default=6e6, help="that each trial reads")
+    command.add_argument("--words", type=float, default=5e6, help="that each trial reads")
     command.add_argument("--only", nargs="*", default=list(TRIALS), help="names of trials")
     command = commands.add_parser("profile")
     command.add_argument("packed", type=Path, metavar="PACKED_DIR")
@@ -166,7 +166,7 @@ class Material:
 
     def __init__(self, packed: Path):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Products of 10 bits of mantissa, which training does not notice; what is measured afterwards is exact.
+        # Products of 10 bits of mantissa, in training and in the perplexities of its log.
         torch.backends.cuda.matmul.allow_tf32 = True
         self.train, self.check = (read_text(packed, kind, self.device) for kind in ("train", "check"))
         self.spelled = spelled_words(packed, self.device)

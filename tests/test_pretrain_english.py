@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,10 @@ def test_text_is_cleaned_and_nothing_kept_aside_is_trained_on(archives: Path, tm
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
     english_text.write_texts(archives, output)
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")} == before
+    # Going on, it still knows what is kept aside.
+    shutil.rmtree(output / "train" / "books")
+    english_text.write_texts(archives, output)
+    assert lines("train", "books") == ["It was here, he said."]
 
 
 def test_quotes_become_those_of_a_typesetter():
