@@ -1,17 +1,23 @@
 """
-Words a second of pre-training, forward, backward and update: this library beside plain PyTorch modules.
+Words per second of pre-training, forward, backward and update: this library, in float32 and under autocast to
+bfloat16, beside plain PyTorch modules.
 
-    python -m benchmarks.pretraining_speed
+    python -m benchmarks.pretraining_speed --size small --rows 128
     python -m benchmarks.pretraining_speed --size original --steps 2
 
-Both read the same windows of random words with state that goes on, in turns, in one process. The plain model spells
+All read the same windows of random words with state that goes on, in turns, in one process. The plain model spells
 every word of a window, has `torch.nn.LSTM(proj_size=...)` without clips and the softmax over all words. Ours does each
 distinct word once, has the clips and samples the softmax; its figure with the full softmax is printed as well. Adagrad
-for all. The vocabulary is 20,000 words at the small size and 50,000 at the original one, whose own 793,471 words would
-leave the plain model minutes a step.
+for all. The small size is that of the packaged model; at the original one the vocabulary is 50,000 words, since with
+its own 793,471 the plain model would take minutes per step.
+
+"Bare products" are those of the LSTM layers alone, forward and backward, with nothing between them: the bound of any
+implementation here. Peak memory is that of a process of its own.
 """
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 
 import torch
@@ -20,9 +26,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.machine import best_times, describe
+from benchmarks.machine import best_times, describe, peak_memory
 from elmo_hf import ElmoConfig, ElmoForPreTraining, default_model_path
 from elmo_hf.character_encoder_elmo import ElmoCharacterEncoder
+from elmo_hf.products_elmo import step_product
 
 UNROLL_STEPS = 20
 # Words of running text repeat: log-uniform, as the softmax samples them.
@@ -81,36 +88,74 @@ def windows(config: ElmoConfig, rows: int) -> dict[str, Tensor]:
     }
 
 
-def steps_of(config: ElmoConfig, rows: int, number: int) -> dict[str, Callable[[], None]]:
+def tasks_of(config: ElmoConfig, rows: int, number: int) -> dict[str, Callable[[], Callable[[], None]]]:
+    """For each way to train, what makes a task of `number` steps."""
     inputs = windows(config, rows)
-    sampled = ElmoForPreTraining(config).train()
-    full = ElmoForPreTraining(config).train()
-    full.softmax.num_sampled_words = None
-    plain = PlainBilm(config).train()
 
-    def ours(model: ElmoForPreTraining) -> Callable[[], None]:
+    def ours(samples: int | None = config.num_sampled_words, autocast: bool = False) -> Callable[[], None]:
+        model = ElmoForPreTraining(config).train()
+        model.softmax.num_sampled_words = samples
         optimizer = torch.optim.Adagrad(model.parameters(), lr=0.01)
         states = None
 
         def run():
             nonlocal states
             for _ in range(number):
-                outputs = model(**inputs, lstm_states=states)
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    outputs = model(**inputs, lstm_states=states)
                 states = tuple(state.detach() for state in outputs.lstm_states)
                 _update(model, optimizer, outputs.loss)
 
         return run
 
-    optimizer = torch.optim.Adagrad(plain.parameters(), lr=0.01)
-    plain_states: list = []
+    def plain() -> Callable[[], None]:
+        model = PlainBilm(config).train()
+        optimizer = torch.optim.Adagrad(model.parameters(), lr=0.01)
+        states: list = []
 
-    def run_plain():
-        nonlocal plain_states
-        for _ in range(number):
-            loss, plain_states = plain(**inputs, states=plain_states)
-            _update(plain, optimizer, loss)
+        def run():
+            nonlocal states
+            for _ in range(number):
+                loss, states = model(**inputs, states=states)
+                _update(model, optimizer, loss)
 
-    return {"elmo_hf": ours(sampled), "elmo_hf, full softmax": ours(full), "plain PyTorch": run_plain}
+        return run
+
+    return {
+        "float32": ours,
+        "bfloat16": lambda: ours(autocast=True),
+        "full softmax": lambda: ours(samples=None),
+        "plain PyTorch": plain,
+        "bare products, float32": lambda: bare_products(config, rows, number, torch.float32),
+        "bare products, bfloat16": lambda: bare_products(config, rows, number, torch.bfloat16),
+    }
+
+
+def bare_products(config: ElmoConfig, rows: int, number: int, dtype: torch.dtype) -> Callable[[], None]:
+    """The products of the LSTM layers in `number` windows: a step at a time where one waits for the other."""
+    size, cells, positions = config.projection_dim, config.cell_size, rows * UNROLL_STEPS
+    weight_ih, weight_hh, weight_hr = (
+        torch.randn(shape).to(dtype) for shape in ((4 * cells, size), (4 * cells, size), (size, cells))
+    )
+    in_steps = [
+        (step_product(weight), torch.randn(rows, weight.shape[1]).to(dtype))
+        for weight in (weight_hh, weight_hr, weight_hh.t(), weight_hr.t())
+    ]
+    read, gates, memories = (torch.randn(positions, width).to(dtype) for width in (size, 4 * cells, cells))
+    results = [gates.clone(), read.clone(), weight_ih.clone(), weight_hh.clone(), weight_hr.clone()]
+
+    def run():
+        for _ in range(2 * config.num_hidden_layers * number):
+            torch.mm(read, weight_ih.t(), out=results[0])
+            for product, inputs in in_steps:
+                for _ in range(UNROLL_STEPS):
+                    product(inputs)
+            torch.mm(gates, weight_ih, out=results[1])
+            torch.mm(gates.t(), read, out=results[2])
+            torch.mm(gates.t(), read, out=results[3])
+            torch.mm(read.t(), memories, out=results[4])
+
+    return run
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor):
@@ -120,34 +165,43 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor):
     optimizer.zero_grad()
 
 
+def peak_memory_of(name: str, arguments: argparse.Namespace, size: str) -> float:
+    """GB that a process which trains in this way alone held at most, over two steps."""
+    command = [sys.executable, "-m", "benchmarks.pretraining_speed", "--memory-of", name, "--size", size]
+    command += ["--rows", str(arguments.rows)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "original"), action="append", help="both without it")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--samples", type=int, help="words that the softmax samples; as configured without it")
-    parser.add_argument("--steps", type=int, default=3, help="windows a timed round")
-    parser.add_argument("--rounds", type=int, default=2, help="the fastest counts")
+    parser.add_argument("--steps", type=int, default=3, help="windows per timed round")
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-
     console = Console(width=110)
-    console.print(describe())
-    table = Table(title=f"words per second, {arguments.rows} rows of {UNROLL_STEPS} words")
-    for column in ("size", "elmo_hf", "elmo_hf, full softmax", "plain PyTorch", "x plain"):
-        table.add_column(column, justify="right")
     for size, config in configurations().items():
         if arguments.size and size not in arguments.size:
             continue
         config.num_sampled_words = arguments.samples or config.num_sampled_words
+        if arguments.memory_of:
+            tasks_of(config, arguments.rows, 2)[arguments.memory_of]()()
+            print(peak_memory())
+            return
+        tasks = {name: make() for name, make in tasks_of(config, arguments.rows, arguments.steps).items()}
         words = arguments.rows * UNROLL_STEPS * arguments.steps
-        seconds = best_times(steps_of(config, arguments.rows, arguments.steps), arguments.rounds)
-        rates = {name: words / value for name, value in seconds.items()}
-        table.add_row(
-            size,
-            *(f"{rate:.0f}" for rate in rates.values()),
-            f"{rates['elmo_hf'] / rates['plain PyTorch']:.1f}",
-        )
-    console.print(table)
+        seconds = best_times(tasks, arguments.rounds)
+        table = Table(title=f"{size} size, {arguments.rows} rows of {UNROLL_STEPS} words")
+        for column in ("", "words per second", "x float32", "peak GB"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name, value in seconds.items():
+            memory = "" if name.startswith("bare") else f"{peak_memory_of(name, arguments, size):.2f}"
+            table.add_row(name, f"{words / value:,.0f}", f"{seconds['float32'] / value:.2f}", memory)
+        console.print(describe())
+        console.print(table)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 Forward and backward pass of the whole biLM on a CPU: this library and AllenNLP 2.10.1 with `requires_grad=True`.
 
     python -m benchmarks.training_speed --size original --batch 32
+    python -m benchmarks.training_speed --size original --batch 32 --ours
+
+With `--ours`, float32 and autocast to bfloat16, without AllenNLP.
 
 Times are taken in one process, in turn; peak memory in a process for each, which runs two passes. A gradient of both
 is compared before anything is timed.
@@ -27,19 +30,21 @@ from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_weights
 from elmo_hf.checkpoints.bilm_options import write_options
 
 NAMES = ("elmo_hf", "AllenNLP")
+OURS = ("elmo_hf", "elmo_hf, bfloat16")
 
 
 def task(name: str, folder: Path, sentences: Sentences) -> Callable[[], torch.Tensor]:
     """One pass forward and backward, which returns the gradient of a weight that both have."""
     options, weights = folder / "options.json", folder / "weights.hdf5"
     ids = batch_to_ids(sentences)
-    if name == "elmo_hf":
+    if name in OURS:
         ours = read_model(options, weights).train()
 
         def run_ours() -> torch.Tensor:
             ours.zero_grad()
-            outputs = ours(ids, output_hidden_states=True)
-            sum(layer.square().sum() for layer in outputs.hidden_states).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=name != "elmo_hf"):
+                outputs = ours(ids, output_hidden_states=True)
+            sum(layer.float().square().sum() for layer in outputs.hidden_states).backward()
             return ours.encoder.forward_layers[0].weight_hh.grad
 
         return run_ours
@@ -74,6 +79,7 @@ def main():
     parser.add_argument("--size", choices=SIZES, default="original")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ours", action="store_true", help="in float32 and bfloat16, not beside AllenNLP")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sentences = read_sentences(arguments.corpus)
@@ -87,17 +93,18 @@ def main():
         print(peak_memory())
         return
 
+    names = OURS if arguments.ours else NAMES
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         torch.manual_seed(0)
         config = ElmoConfig(**SIZES[arguments.size])
         write_options(config, folder / "options.json")
         write_weights(ElmoModel(config), config, folder / "weights.hdf5")
-        both = {name: task(name, folder, sentences) for name in NAMES}
+        both = {name: task(name, folder, sentences) for name in names}
         ours, theirs = (run() for run in both.values())
         difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
         seconds = best_times(both, arguments.rounds)
-        memory = {name: peak_memory_of(name, folder, arguments) for name in NAMES}
+        memory = {name: peak_memory_of(name, folder, arguments) for name in names}
 
     table = Table(title=f"{arguments.size} size, batch {arguments.batch}, forward and backward")
     for column in ("", "words per second", "seconds", "peak GB"):
@@ -106,7 +113,7 @@ def main():
         rate = num_words(sentences) / seconds[name]
         table.add_row(name, f"{rate:.0f}", f"{seconds[name]:.2f}", f"{memory[name]:.2f}")
     table.add_row(
-        "ratio", f"{seconds['AllenNLP'] / seconds['elmo_hf']:.1f}", "", f"{memory['elmo_hf'] / memory['AllenNLP']:.2f}"
+        "ratio", f"{seconds[names[1]] / seconds['elmo_hf']:.2f}", "", f"{memory['elmo_hf'] / memory[names[1]]:.2f}"
     )
     table.caption = f"largest difference of a gradient, relative to the largest gradient: {difference:.1e}"
     console = Console(width=100)

@@ -35,6 +35,7 @@ from .products_elmo import (
     PackedProduct,
     Product,
     bfloat16_products_work,
+    is_emulated,
     is_large,
     multiply,
     onednn_works,
@@ -823,15 +824,6 @@ def multiplies_in_bfloat16(encoder: Any) -> bool:
         and not is_emulated(torch.bfloat16)
         and bfloat16_products_work()
     )
-
-
-def is_emulated(dtype: torch.dtype) -> bool:
-    """Whether products in 16 bits are slower than those in float32 on this CPU."""
-    if dtype not in (torch.bfloat16, torch.float16) or platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    # oneDNN says that it supports bfloat16 where it emulates it.
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if dtype == torch.bfloat16 else ()
-    return not any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 # --- Directions -----------------------------------------------------------------------------------------------------

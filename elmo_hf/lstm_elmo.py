@@ -30,6 +30,7 @@ from .lstm_kernels_elmo import (
     lstm_reference,
     lstm_reference_of_each,
 )
+from .products_elmo import is_emulated
 
 
 def lstm(
@@ -78,6 +79,9 @@ def lstm(
             form = lstm_by_scan if torch.onnx.is_in_onnx_export() else lstm_by_operator
             return form(inputs, hidden, cell, compiled_lengths, layers[0], clips)
         if needs_gradient(*tensors):
+            if device_type == "cpu" and is_emulated(dtype):
+                wide = [tensor.float() for tensor in (inputs, hidden, cell, *_stacked(layers))]
+                return tuple(result.to(dtype) for result in LstmFunction.apply(*wide, batch_sizes, clips))
             return LstmFunction.apply(inputs, hidden, cell, *_stacked(layers), batch_sizes, clips)
         if batch_sizes and prepared is None and has_fused_steps(inputs):
             with torch.cuda.device_of(inputs):

@@ -8,7 +8,7 @@ number of positions, time-major, longest sentence first; `running` the number of
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -212,7 +212,7 @@ def lstm_in_place(
             memory.mul_(forget_gate).addcmul_(input_gate, candidate)
             if clips.cell is not None:
                 memory.clamp_(-clips.cell, clips.cell)
-            read = _tanh_by_sigmoid_(2.0 * memory) if products.are_rounded else torch.tanh(memory)
+            read = (_rough_tanh if products.are_rounded else torch.tanh)(memory)
             hidden = products.projection(read.mul_(output_gate))
             if clips.projection is not None:
                 hidden.clamp_(-clips.projection, clips.projection)
@@ -248,6 +248,10 @@ def _activate_roughly(gates: Tensor, size: int):
     candidate.mul_(2.0).sub_(1.0)
 
 
+def _rough_tanh(values: Tensor) -> Tensor:
+    return _tanh_by_sigmoid_(2.0 * values)
+
+
 def _tanh_by_sigmoid_(doubled: Tensor) -> Tensor:
     """The tanh of half of each value, in place."""
     return doubled.sigmoid_().mul_(2.0).sub_(1.0)
@@ -263,35 +267,65 @@ class Kept(NamedTuple):
 def lstm_keeping(
     inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int], weights: LstmWeights, clips: Clips
 ) -> tuple[Tensor, Tensor, Tensor, Kept]:
-    """As [`lstm`], with what [`lstm_gradients`] needs, of each step only the gates, the cell and the output."""
-    size = cell.shape[-1]
-    recurrent, projection = step_product(weights.weight_hh), step_product(weights.weight_hr)
+    """
+    As [`lstm`], with what [`lstm_gradients`] needs, of each step only the gates, the cell and the output. In 16 bits
+    the memory cell and the non-linearities are computed in float32, and rounded where they are kept.
+    """
+    size, dtype = cell.shape[-1], inputs.dtype
+    exact = torch.promote_types(dtype, torch.float32)
+    projection = step_product(weights.weight_hr)
+    activate, tanh = (_activate, torch.tanh) if exact == torch.float64 else (_activate_roughly, _rough_tanh)
     # (..., N, 4 * cell_size) before, then after the non-linearities
-    gates = torch.matmul(inputs, weights.weight_ih.transpose(-1, -2)).add_(weights.bias.unsqueeze(-2))
-    cells = gates.new_empty(*gates.shape[:-1], size)
-    outputs = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
+    gates = _input_gates(inputs, weights)
+    add_recurrent = _recurrent_gates(inputs, weights)
+    cells = inputs.new_empty(*inputs.shape[:-1], size)
+    outputs = inputs.new_empty(*inputs.shape[:-1], hidden.shape[-1])
     final_hidden, final_cell = hidden.clone(), cell.clone()
-    last_hidden, last_cell = hidden, cell
-    start = 0
-    for running in batch_sizes:
+    last_hidden, last_cell = hidden, cell.to(exact)
+    starts = [0, *accumulate(batch_sizes)]
+    for start, (running, following) in zip(starts, pairwise([*batch_sizes, 0]), strict=False):
         at = slice(start, start + running)
-        step_gates = gates[..., at, :]
-        step_gates += recurrent(last_hidden[..., :running, :])
-        _activate(step_gates, size)
-        input_gate, forget_gate, candidate, output_gate = step_gates.split(size, dim=-1)
+        active = add_recurrent(gates[..., at, :], at, last_hidden[..., :running, :])
+        activate(active, size)
+        if dtype != exact:
+            gates[..., at, :] = active
+        input_gate, forget_gate, candidate, output_gate = active.split(size, dim=-1)
         memory = torch.mul(forget_gate, last_cell[..., :running, :]).addcmul_(input_gate, candidate)
         if clips.cell is not None:
             memory.clamp_(-clips.cell, clips.cell)
-        output = projection(torch.tanh(memory).mul_(output_gate))
+        output = projection(tanh(memory).mul_(output_gate).to(dtype))
         if clips.projection is not None:
             output.clamp_(-clips.projection, clips.projection)
         cells[..., at, :] = memory
         outputs[..., at, :] = output
-        final_hidden[..., :running, :] = output
-        final_cell[..., :running, :] = memory
+        if following < running:
+            final_hidden[..., following:running, :] = output[..., following:, :]
+            final_cell[..., following:running, :] = memory[..., following:, :]
         last_hidden, last_cell = output, memory
-        start += running
     return outputs, final_hidden, final_cell, Kept(gates, cells)
+
+
+def _input_gates(inputs: Tensor, weights: LstmWeights) -> Tensor:
+    """(..., N, 4 * cell_size) what the inputs give to the gates; in 16 bits room for it."""
+    if _is_half(inputs):
+        return inputs.new_empty(*inputs.shape[:-1], weights.weight_ih.shape[-2])
+    return torch.matmul(inputs, weights.weight_ih.transpose(-1, -2)).add_(weights.bias.unsqueeze(-2))
+
+
+def _recurrent_gates(inputs: Tensor, weights: LstmWeights) -> Callable[[Tensor, slice, Tensor], Tensor]:
+    """
+    What gives the gates of a step, to be changed in place, by those of its inputs, its positions and the last hidden
+    state. In 16 bits they are one product with inputs and hidden state, whose sum is rounded once, in float32.
+    """
+    if not _is_half(inputs):
+        recurrent = step_product(weights.weight_hh)
+        return lambda gates, at, hidden: gates.add_(recurrent(hidden))
+    product = step_product(torch.cat([weights.weight_ih, weights.weight_hh], dim=-1), weights.bias)
+    return lambda gates, at, hidden: product(torch.cat([inputs[..., at, :], hidden], dim=-1)).float()
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)
 
 
 def lstm_gradients(
@@ -308,65 +342,93 @@ def lstm_gradients(
 ) -> tuple[Tensor | None, ...]:
     """
     Gradients by inputs, both initial states and the four weights, `None` for those that `needs` does not ask for. Of a
-    weight it is one product over all positions instead of one for each step.
+    weight it is one product over all positions instead of one for each step. In 16 bits all but the products and what
+    is kept for them is computed in float32.
 
     Args:
         gradients: by the three results of [`lstm_keeping`], whose other arguments and results the rest are.
     """
     d_outputs, d_final_hidden, d_final_cell = gradients
     gates, cells = kept
-    size = cell.shape[-1]
+    size, exact = cell.shape[-1], torch.promote_types(cell.dtype, torch.float32)
+    clips = Clips(*(None if clip is None else torch.tensor(clip, dtype=cell.dtype).item() for clip in clips))
     back_recurrent = step_product(weights.weight_hh.transpose(-1, -2))
     back_projection = step_product(weights.weight_hr.transpose(-1, -2))
+    tanh = torch.tanh if exact == torch.float64 else _rough_tanh
     # Gradients of the state that flows from step to step.
-    d_hidden, d_cell = d_final_hidden.clone(), d_final_cell.clone()
+    d_hidden, d_cell = d_final_hidden.clone(), d_final_cell.to(exact, copy=True)
     d_gates = torch.empty_like(gates)
     # (..., N, projection_dim) before the clip
     d_projected = d_outputs.clone()
     # (..., N, cell_size) what the projection read
-    memories = torch.tanh(cells)
-    previous_cells = previous_of_each(cells, cell, batch_sizes)
-    stop = outputs.shape[-2]
-    for running in reversed(batch_sizes):
-        at = slice(stop - running, stop)
-        stop -= running
+    reads = torch.empty_like(cells)
+    starts = [0, *accumulate(batch_sizes)][:-1]
+    for index in reversed(range(len(batch_sizes))):
+        running, start = batch_sizes[index], starts[index]
+        at = slice(start, start + running)
         d_output = d_projected[..., at, :]
         d_output += d_hidden[..., :running, :]
         if clips.projection is not None:
-            d_output.masked_fill_(outputs[..., at, :].abs() >= clips.projection, 0.0)
-        d_read = back_projection(d_output)
-        input_gate, forget_gate, candidate, output_gate = gates[..., at, :].split(size, dim=-1)
-        d_input, d_forget, d_candidate, d_out = d_gates[..., at, :].split(size, dim=-1)
-        memory = memories[..., at, :]
-        d_out.copy_(_d_sigmoid(d_read * memory, output_gate))
+            _stop_at(clips.projection, outputs[..., at, :], d_output)
+        previous = cell if index == 0 else cells[..., starts[index - 1] : start, :]
+        values = gates[..., at, :], cells[..., at, :], previous[..., :running, :]
+        active, after, previous = (value.to(exact) for value in values)
+        d_active = d_gates[..., at, :] if d_gates.dtype == exact else torch.empty_like(active)
         d_memory = d_cell[..., :running, :]
-        d_memory += _d_tanh(d_read.mul_(output_gate), memory)
-        if clips.cell is not None:
-            d_memory.masked_fill_(cells[..., at, :].abs() >= clips.cell, 0.0)
-        d_input.copy_(_d_sigmoid(d_memory * candidate, input_gate))
-        d_forget.copy_(_d_sigmoid(d_memory * previous_cells[..., at, :], forget_gate))
-        d_candidate.copy_(_d_tanh(d_memory * input_gate, candidate))
-        d_memory *= forget_gate
+        d_read = back_projection(d_output).to(exact)
+        memory = tanh(after)
+        reads[..., at, :] = torch.mul(memory, active[..., 3 * size :])
+        _step_gradients(d_active, d_memory, d_read, active, memory, previous, after, clips.cell)
+        if d_active.dtype != d_gates.dtype:
+            d_gates[..., at, :] = d_active
         d_hidden[..., :running, :] = back_recurrent(d_gates[..., at, :])
 
     gates_last = d_gates.transpose(-1, -2)
     return (
         torch.matmul(d_gates, weights.weight_ih) if needs[0] else None,
         d_hidden if needs[1] else None,
-        d_cell if needs[2] else None,
+        d_cell.to(cell.dtype) if needs[2] else None,
         torch.matmul(gates_last, inputs) if needs[3] else None,
         torch.matmul(gates_last, previous_of_each(outputs, hidden, batch_sizes)) if needs[4] else None,
         d_gates.sum(-2) if needs[5] else None,
-        torch.matmul(d_projected.transpose(-1, -2), memories.mul_(gates[..., 3 * size :])) if needs[6] else None,
+        torch.matmul(d_projected.transpose(-1, -2), reads) if needs[6] else None,
     )
 
 
-def _d_sigmoid(gradient: Tensor, output: Tensor) -> Tensor:
-    return torch.ops.aten.sigmoid_backward(gradient, output)
+def _step_gradients(
+    d_gates: Tensor,
+    d_cell: Tensor,
+    d_read: Tensor,
+    gates: Tensor,
+    tanh_cell: Tensor,
+    previous: Tensor,
+    cell: Tensor,
+    clip: float | None,
+):
+    """
+    Gradients of one step, in place: from those by what the projection read and by the cell, `d_gates` before the
+    non-linearities, and `d_cell` by the cell before the step. `d_read` is used up.
+    """
+    input_gate, forget_gate, candidate, output_gate = gates.split(tanh_cell.shape[-1], dim=-1)
+    d_input, d_forget, d_candidate, d_output = d_gates.split(tanh_cell.shape[-1], dim=-1)
+    product = d_read * tanh_cell
+    _d_sigmoid(product, output_gate, grad_input=d_output)
+    d_cell += _d_tanh(d_read.mul_(output_gate), tanh_cell, grad_input=product)
+    if clip is not None:
+        _stop_at(clip, cell, d_cell)
+    _d_sigmoid(torch.mul(d_cell, candidate, out=product), input_gate, grad_input=d_input)
+    _d_sigmoid(torch.mul(d_cell, previous, out=product), forget_gate, grad_input=d_forget)
+    _d_tanh(torch.mul(d_cell, input_gate, out=product), candidate, grad_input=d_candidate)
+    d_cell *= forget_gate
 
 
-def _d_tanh(gradient: Tensor, output: Tensor) -> Tensor:
-    return torch.ops.aten.tanh_backward(gradient, output)
+_d_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
+_d_tanh = torch.ops.aten.tanh_backward.grad_input
+
+
+def _stop_at(clip: float, clipped: Tensor, gradient: Tensor):
+    """No gradient, in place, where a value has reached the clip, which is rounded as values are."""
+    torch.ops.aten.hardtanh_backward.grad_input(gradient, clipped, -clip, clip, grad_input=gradient)
 
 
 def previous_of_each(packed: Tensor, initial: Tensor, batch_sizes: list[int]) -> Tensor:

@@ -106,18 +106,31 @@ class Bfloat16Product:
         return products if self._bias is None else products.add_(self._bias)
 
 
-def step_product(weight: Tensor) -> Product:
-    """`x @ weight.T` for the steps of one call."""
-    if weight.dim() == 2 and is_large(weight) and onednn_works():
-        return PackedProduct(weight)
+def step_product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """`x @ weight.T + bias` for the steps of one call."""
+    if weight.dim() == 2 and onednn_works():
+        works = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bfloat16_products_work())
+        if works and is_large(weight, weight.dtype):
+            return PackedProduct(weight, bias)
     transposed = weight.transpose(-1, -2)
-    return lambda inputs: torch.matmul(inputs, transposed)
+    if bias is None:
+        return lambda inputs: torch.matmul(inputs, transposed)
+    return lambda inputs: torch.matmul(inputs, transposed).add_(bias.unsqueeze(-2))
 
 
 def transposed_product(weight: Tensor) -> Product:
     """`x @ weight.T` for many `x` of one row: long rows of outputs are read twice as fast as short ones of inputs."""
     transposed = weight.detach().t().contiguous()
     return lambda inputs: torch.mm(inputs, transposed)
+
+
+def is_emulated(dtype: torch.dtype) -> bool:
+    """Whether products in 16 bits are slower than those in float32 on this CPU."""
+    if dtype not in (torch.bfloat16, torch.float16) or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    # oneDNN says that it supports bfloat16 where it emulates it.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if dtype == torch.bfloat16 else ()
+    return not any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 @lru_cache(maxsize=1)

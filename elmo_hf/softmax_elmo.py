@@ -2,6 +2,7 @@
 """The softmax over words that trains and reads out a biLM: in full, or against a sample of the vocabulary."""
 
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from .configuration_elmo import ElmoConfig
 from .engine_elmo import is_batch_of_gradients, runs_plainly
+from .products_elmo import is_emulated
 
 # Logits that are held at once (256 MB of float32), however large the vocabulary is.
 LOGITS_PER_CHUNK = 1 << 26
@@ -83,21 +85,27 @@ class ElmoSoftmax(nn.Module):
         # Each logit less the logarithm of how often its word is expected in the sample.
         weight, bias = self.weight[sampled], self.bias[sampled] - _log_expected_count(sampled, tries, len(self.bias))
         bias = bias.to(weight.dtype)
-        has_label = labels >= 0
+        given, has_label = features.dtype, labels >= 0
         words = labels.clamp(min=0)
-        true_logits = at_least_float32((features * self.weight[words]).sum(-1)) + self.bias[words]
+        true_logits = (at_least_float32(features) * at_least_float32(self.weight[words])).sum(-1) + self.bias[words]
         true_logits = true_logits - _log_expected_count(words, tries, len(self.bias)).to(true_logits.dtype)
         # A sampled word that is the right one does not stand against itself.
         place = torch.full_like(self.bias, -1, dtype=torch.long)
         place[sampled] = torch.arange(len(sampled), device=place.device)
         row = torch.nonzero(place[words] >= 0).squeeze(-1)
-        tensors = (features, weight, bias, true_logits)
-        fused = (
-            runs_plainly(*tensors)
-            and len({tensor.dtype for tensor in (*tensors, at_least_float32(features))}) == 1
-            and not torch.is_autocast_enabled(features.device.type)
-        )
-        losses = (SampledLossFunction.apply if fused else _sampled_losses)(*tensors, row, place[words[row]])
+        # Of one dtype from here on.
+        features, weight, bias = map(at_least_float32, (features, weight, bias))
+        tensors = features, weight, bias, true_logits
+        column, device_type = place[words[row]], features.device.type
+        if runs_plainly(*tensors) and len({tensor.dtype for tensor in tensors}) == 1:
+            autocast = torch.is_autocast_enabled(device_type)
+            dtype = torch.get_autocast_dtype(device_type) if autocast else given
+            if device_type == "cpu" and is_emulated(dtype):
+                dtype = tensors[0].dtype
+            with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
+                losses = SampledLossFunction.apply(*tensors, row, column, dtype)
+        else:
+            losses = _sampled_losses(*tensors, row, column)
         return torch.where(has_label, losses, 0.0)
 
 
@@ -126,28 +134,43 @@ def _sampled_losses(
 class SampledLossFunction(torch.autograd.Function):
     """
     `_sampled_losses` with one tensor of (N, samples), which is made some rows at a time, while they are in the cache,
-    and which the backward pass only multiplies with.
+    and which the backward pass only multiplies with. `dtype` is that of the products and of this tensor.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, row: Tensor, column: Tensor
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        true_logits: Tensor,
+        row: Tensor,
+        column: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor:
         # (N, samples) probabilities of the sampled words among each other
-        shares = features.new_empty(len(features), len(weight))
+        shares = features.new_empty(len(features), len(weight), dtype=dtype)
         # (N,) logarithm of the sum of the exponentials of their logits
         sums = torch.empty_like(true_logits)
         rows = SAMPLED_ROWS if features.device.type == "cpu" else max(1, len(features))
         starts = range(0, len(features), rows)
         bounds = torch.searchsorted(row, torch.tensor([*starts, len(features)], device=row.device)).tolist()
+        read, words = features.to(dtype), weight.to(dtype).t()
         for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
             at = slice(start, start + rows)
-            logits = torch.addmm(bias, features[at], weight.t())
+            if dtype == features.dtype:
+                logits = torch.addmm(bias, read[at], words)
+            else:
+                logits = torch.mm(read[at], words).to(features.dtype).add_(bias)
             logits[row[first:last] - start, column[first:last]] = torch.finfo(logits.dtype).min
             # In one go over a row, and faster than `exp` alone (`benchmarks/functions.py`).
-            torch.softmax(logits, 1, out=shares[at])
+            if dtype == features.dtype:
+                of_rows = torch.softmax(logits, 1, out=shares[at])
+            else:
+                of_rows = torch.softmax(logits, 1)
+                shares[at] = of_rows
             # The share of the highest is 1 by the sum of what the others are to it.
-            sums[at] = logits.amax(1) - shares[at].amax(1).log()
+            sums[at] = logits.amax(1) - of_rows.amax(1).log()
         losses = torch.logaddexp(true_logits, sums) - true_logits
         ctx.save_for_backward(features, weight, bias, true_logits, row, column, shares, sums, losses)
         return losses
@@ -161,15 +184,17 @@ class SampledLossFunction(torch.autograd.Function):
                 tensors = [tensor.view_as(tensor) for tensor in (features, weight, bias, true_logits)]
                 expected = _sampled_losses(tensors[0], tensors[1], tensors[2], tensors[3], row, column)
                 found = torch.autograd.grad(expected, tensors, gradient, create_graph=True)
-            return *found, None, None
+            return *found, None, None, None
         # (N, 1) the gradient by the logarithm of the sum: the share of all sampled words beside the right one
         scale = (gradient * torch.exp(sums - true_logits - losses))[:, None]
         needs_features, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        dtype = shares.dtype
         return (
-            torch.mm(shares, weight).mul_(scale) if needs_features else None,
-            torch.mm(shares.t(), features * scale) if needs_weight else None,
-            torch.mv(shares.t(), scale[:, 0]) if needs_bias else None,
+            torch.mm(shares, weight.to(dtype)).to(scale.dtype).mul_(scale) if needs_features else None,
+            torch.mm(shares.t(), (features * scale).to(dtype)).to(scale.dtype) if needs_weight else None,
+            torch.mm(shares.t(), scale.to(dtype))[:, 0].to(scale.dtype) if needs_bias else None,
             gradient * torch.expm1(-losses),
+            None,
             None,
             None,
         )

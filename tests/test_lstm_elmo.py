@@ -413,3 +413,20 @@ def test_the_constant_of_the_forget_gate_is_added_at_run_time():
     layer = ElmoLstmLayer(ElmoConfig(projection_dim=2, cell_size=3, char_cnn_filters=[[1, 2]]), 0)
     nn.init.zeros_(layer.bias)
     assert layer.weights().bias.tolist() == [0.0] * 3 + [1.0] * 3 + [0.0] * 6
+
+
+def test_in_bfloat16_the_memory_cell_of_training_adds_up_in_float32():
+    # Each of 400 steps adds 1 / 256 of its place to the cell: sums in bfloat16 would stop at 1 / 2 of it.
+    size, steps = 4, 400
+    weights = LstmWeights(
+        torch.zeros(4 * size, 1),
+        torch.zeros(4 * size, 1),
+        torch.tensor([20.0, 20.0, 1 / 256, 20.0]).repeat_interleave(size),
+        torch.ones(1, size),
+    )
+    weights = LstmWeights(*(weight.bfloat16().requires_grad_() for weight in weights))
+    states = torch.zeros(steps, 1), torch.zeros(1, 1), torch.zeros(1, size)
+    inputs, hidden, cell = (state.bfloat16() for state in states)
+    _, _, found = lstm(inputs, hidden, cell, [1] * steps, weights, Clips(None, None))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), torch.full((1, size), steps / 256), rtol=2**-8, atol=0)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 import elmo_hf.engine_elmo
-from elmo_hf import ElmoModel, products_elmo
+from elmo_hf import ElmoModel, lstm_elmo, products_elmo
+from elmo_hf.lstm_elmo import lstm
+from elmo_hf.lstm_kernels_elmo import Clips, LstmWeights
 from tests.language_model import language_model
 from tests.tiny import character_ids, tiny_model
 
@@ -197,3 +199,21 @@ def test_a_processor_whose_bfloat16_is_wrong_is_not_used(monkeypatch: pytest.Mon
     monkeypatch.setattr(products_elmo.PackedProduct, "__call__", lambda self, x: 2 * multiply(self, x))
     assert not products_elmo.bfloat16_products_work()
     products_elmo.bfloat16_products_work.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_where_products_are_emulated_training_has_those_of_float32(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lstm_elmo, "is_emulated", lambda given: given in HALVES)
+    torch.manual_seed(0)
+    shapes = (9, 5), (3, 5), (3, 8), (32, 5), (32, 5), (32,), (5, 8)
+    results = []
+    tensors = [torch.randn(shape).to(dtype) for shape in shapes]
+    for given in (tensors, [tensor.float() for tensor in tensors]):
+        for tensor in given:
+            tensor.requires_grad_()
+        outputs = lstm(*given[:3], [3, 3, 2, 1], LstmWeights(*given[3:]), Clips(1.0, 1.0))
+        results.append([*outputs, *torch.autograd.grad(sum(output.float().sum() for output in outputs), given)])
+    for rounded, exact in zip(*results, strict=True):
+        assert torch.equal(rounded, exact.to(dtype))

@@ -1,6 +1,7 @@
 """The softmax over words, in full and sampled: against sums by hand and against the exact gradient."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_the_fused_loss_and_its_gradients_are_those_of_the_definition(
     for index, tensor in enumerate(tensors):
         tensor.requires_grad_(index in needed)
     wanted = [tensors[index] for index in needed]
-    found = softmax_elmo.SampledLossFunction.apply(*tensors, *places)
+    found = softmax_elmo.SampledLossFunction.apply(*tensors, *places, tensors[0].dtype)
     expected = softmax_elmo._sampled_losses(*tensors, *places)
     torch.testing.assert_close(found, expected)
     outer = torch.arange(11, dtype=torch.float64)
@@ -155,9 +156,9 @@ def test_the_fused_loss_and_its_gradients_are_those_of_the_definition(
 def test_the_fused_loss_can_be_differentiated_twice_and_for_several_gradients_at_once():
     tensors, places = inputs_of_a_sampled_loss()
     call = softmax_elmo.SampledLossFunction.apply
-    assert torch.autograd.gradgradcheck(lambda *given: call(*given, *places), tensors)
+    assert torch.autograd.gradgradcheck(lambda *given: call(*given, *places, torch.float64), tensors)
     outer = torch.eye(11, dtype=torch.float64)
-    losses = call(*tensors, *places)
+    losses = call(*tensors, *places, torch.float64)
     for given, expected in zip(
         torch.autograd.grad(losses, tensors, outer, is_grads_batched=True, retain_graph=True),
         torch.autograd.grad(softmax_elmo._sampled_losses(*tensors, *places), tensors, outer, is_grads_batched=True),
@@ -169,11 +170,11 @@ def test_the_fused_loss_can_be_differentiated_twice_and_for_several_gradients_at
 def test_the_fused_loss_bears_any_scale_and_no_position():
     tensors, places = inputs_of_a_sampled_loss(torch.float32)
     large = [300.0 * tensor.detach() for tensor in tensors]
-    found = softmax_elmo.SampledLossFunction.apply(*large, *places)
+    found = softmax_elmo.SampledLossFunction.apply(*large, *places, torch.float32)
     torch.testing.assert_close(found, softmax_elmo._sampled_losses(*large, *places))
     assert bool(found.isfinite().all())
     none = [large[0][:0], large[1], large[2], large[3][:0], places[0][:0], places[1][:0]]
-    assert softmax_elmo.SampledLossFunction.apply(*none).shape == (0,)
+    assert softmax_elmo.SampledLossFunction.apply(*none, torch.float32).shape == (0,)
 
 
 def test_training_takes_the_fused_loss_and_what_looks_at_tensors_the_definition(monkeypatch: pytest.MonkeyPatch):
@@ -195,5 +196,35 @@ def test_training_takes_the_fused_loss_and_what_looks_at_tensors_the_definition(
     del calls[:]
     torch.manual_seed(0)
     halves = layer.bfloat16().sampled_loss(features.bfloat16(), labels)
-    assert not calls
-    torch.testing.assert_close(halves.float(), found, rtol=0.05, atol=0.05)
+    assert calls
+    assert halves.dtype == torch.float32
+    torch.testing.assert_close(halves, found, rtol=0.05, atol=0.05)
+
+
+def test_under_autocast_the_fused_loss_has_products_in_bfloat16_and_sums_in_float32(monkeypatch: pytest.MonkeyPatch):
+    layer = ElmoSoftmax(tiny_config(word_vocab_size=400, num_sampled_words=60, projection_dim=32))
+    torch.manual_seed(1)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    features, labels = torch.randn(300, 32, requires_grad=True), torch.randint(400, (300,))
+    dtypes: list[torch.dtype] = []
+    monkeypatch.setattr(softmax_elmo, "is_emulated", lambda dtype: False)
+    apply = softmax_elmo.SampledLossFunction.apply
+
+    def noted(*given: Any) -> torch.Tensor:
+        dtypes.append(given[-1])
+        return apply(*given)
+
+    monkeypatch.setattr(softmax_elmo.SampledLossFunction, "apply", noted)
+    wanted = [features, layer.weight, layer.bias]
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = layer.sampled_loss(features, labels)
+        results.append([losses, *torch.autograd.grad(losses.sum(), wanted)])
+    assert dtypes == [torch.float32, torch.bfloat16]
+    for exact, rounded in zip(*results, strict=True):
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        assert torch.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0) > 0.9999
