@@ -1,4 +1,4 @@
-# make demo     the same word in different sentences, as the small model in the package sees it
+# make demo     the same word in different sentences, as elmo-english sees it
 # make compare  a published checkpoint, converted, loaded and compared with TensorFlow's outputs
 # make test     all tests
 # make lint     style and types

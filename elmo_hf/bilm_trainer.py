@@ -194,12 +194,15 @@ class BilmTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """
-        Exact perplexities; `{prefix}_loss` is the average of both directions in nats, `{prefix}_perplexity` that of
-        their perplexities. With windows the state is carried, starting from the model's own.
+        Exact perplexities, in float32 whatever the training multiplies in; `{prefix}_loss` is the average of both
+        directions in nats, `{prefix}_perplexity` that of their perplexities. With windows the state is carried,
+        starting from the model's own.
         """
         loader = self.get_eval_dataloader(eval_dataset)
         start = time.perf_counter()
         self.model.eval()
+        # `accelerate` has put autocast around `forward`.
+        exact = getattr(self.model, "_original_forward", self.model)
         # Negative log-likelihood and number of words, of each direction.
         totals = torch.zeros(2, 2, dtype=torch.float64, device=self.args.device)
         states = None
@@ -207,7 +210,7 @@ class BilmTrainer(Trainer):
             inputs = self._without_repeats(self._prepare_inputs(inputs))
             if not len(inputs["labels"]):
                 continue
-            outputs = self.model(**inputs, lstm_states=states)
+            outputs = exact(**inputs, lstm_states=states)
             if "backward_input_ids" in inputs:
                 states = outputs.lstm_states
             losses = torch.stack([outputs.forward_loss, outputs.backward_loss]).double()

@@ -229,7 +229,7 @@ def embed(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A folder, a name from `elmo-hf released`, or a Hub repository. [default: the small model]"),
+        typer.Option(help="A folder, a name from `elmo-hf released`, or a Hub repository. [default: elmo-english]"),
     ] = None,
     layers: Annotated[
         str, typer.Option(help="mix, top, average, sum, all, or layer numbers separated by commas.")
@@ -322,7 +322,7 @@ def types(
     paths: Annotated[
         list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Text files, then the file to create.")
     ],
-    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: elmo-english]")] = None,
     layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
     min_count: Annotated[int, typer.Option(min=1, help="Leave out words that occur less often.")] = 5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
@@ -349,7 +349,7 @@ def types(
 def change(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A text, one sentence per line.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The text to compare it with.")],
-    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: elmo-english]")] = None,
     layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
     words: Annotated[
         str | None, typer.Option(help="Words to compare, separated by commas. [default: the frequent ones]")
@@ -398,7 +398,7 @@ def change(
 @app.command("geometry")
 def print_geometry(
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Text files.")],
-    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: elmo-english]")] = None,
     sentences: Annotated[
         int, typer.Option(min=1, help="Read at most this many sentences; they are held in memory.")
     ] = 2000,
@@ -432,7 +432,7 @@ def show(
         Path | None,
         typer.Option(help="The picture to create, .png, .svg or .pdf. [default: named after the word or sentence]"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: the small model]")] = None,
+    model: Annotated[str | None, typer.Option(help="As for `embed`. [default: elmo-english]")] = None,
     layers: Annotated[str, typer.Option(help="One vector per word: average, top, mix or a number.")] = "average",
     clusters: Annotated[
         int | None, typer.Option(min=1, max=6, help="Number of groups of uses. [default: the best fit]")
@@ -507,10 +507,11 @@ class Optimizer(StrEnum):
 
 @app.command()
 def pretrain(
-    model_dir: Annotated[
-        Path,
+    model: Annotated[
+        str,
         typer.Argument(
-            metavar="CONFIG_OR_MODEL_DIR", help="A folder with a config.json and, to go on training, weights."
+            metavar="CONFIG_OR_MODEL",
+            help="A folder with a config.json; to train a model further, its folder, elmo-english or a released name.",
         ),
     ],
     train: Annotated[
@@ -555,6 +556,9 @@ def pretrain(
     pretokenized: Annotated[
         bool, typer.Option("--pretokenized", help="The text is already split into words by spaces.")
     ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Multiply in bfloat16: faster on processors that have instructions for it.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the training in --output from its last checkpoint.")
     ] = False,
@@ -579,12 +583,12 @@ def pretrain(
         check_training_options(epochs, max_steps, learning_rate, optimizer, vocab, min_count, max_vocab)
         for path in (*train, *(evaluation or ()), *(() if vocab is None else (vocab,))):
             text_files(path)
-        check_model_folder(model_dir)
+        folder = _model_folder(model)
         _import_quietly()
         from .pretraining import pretrain
 
         done = pretrain(
-            model_dir,
+            folder,
             train,
             output,
             evaluation=evaluation,
@@ -601,6 +605,7 @@ def pretrain(
             learning_rate=learning_rate,
             sampled_words=sampled_words,
             pretokenized=pretokenized,
+            bf16=bf16,
             resume=resume,
             seed=seed,
             save_steps=save_steps,
@@ -624,7 +629,9 @@ def perplexity(
         list[Path],
         typer.Argument(metavar="TEXT...", help="Files, one sentence per line, folders or patterns; - for stdin."),
     ],
-    model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or a name from `elmo-hf released`. [default: elmo-english]")
+    ] = None,
     carry_state: Annotated[
         bool, typer.Option("--carry-state", help="Start each sentence from the state the previous one left; slower.")
     ] = False,
@@ -645,11 +652,11 @@ def perplexity(
 
     with _one_line_errors():
         lines = read_lines(text)
-        model, tokenizer = _language_model(model_dir)
+        language_model, tokenizer = _language_model(model)
         from .scoring import perplexity_of_scores, score_sentences
 
         sentences = map(str.split if pretokenized else tokenizer.tokenize, lines)
-        scores = score_sentences(model, tokenizer, sentences, carry_state)
+        scores = score_sentences(language_model, tokenizer, sentences, carry_state)
         # To a terminal, and not among the words.
         with tqdm(scores, unit=" sentences", disable=None if not words else True, leave=False) as progress:
             result = perplexity_of_scores(map(printed, scores) if words else progress)
@@ -663,7 +670,9 @@ def perplexity(
 @app.command()
 def substitutes(
     sentence: Annotated[str, typer.Argument(help="Text with one word in [brackets].")],
-    model_dir: Annotated[Path | None, typer.Option("--model", help="[default: the small model]")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or a name from `elmo-hf released`. [default: elmo-english]")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many words to print.")] = 10,
 ):
     """List the words most likely to stand in the place of one word."""
@@ -672,20 +681,20 @@ def substitutes(
         word, closing, after = rest.partition("]")
         if not (bracket and closing and len(word.split()) == 1) or "[" in rest or "]" in before + after:
             raise ValueError(f"The sentence must have one word in [brackets], was: {sentence!r}.")
-        model, tokenizer = _language_model(model_dir)
+        language_model, tokenizer = _language_model(model)
         from .scoring import substitutes
 
         ahead = tokenizer.tokenize(before)
         words = [*ahead, word.strip(), *tokenizer.tokenize(after)]
-        found = substitutes(model, tokenizer, words, len(ahead), top)
+        found = substitutes(language_model, tokenizer, words, len(ahead), top)
     for candidate, probability in found:
         typer.echo(f"{probability:.4f}  {candidate}")
 
 
 @app.command("fit-initial-state")
 def fit_initial_state_of_folder(
-    model_dir: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="A folder written by save_pretrained or convert.")
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, elmo-english or a name from `elmo-hf released`.")
     ],
     text: Annotated[
         list[Path],
@@ -697,32 +706,39 @@ def fit_initial_state_of_folder(
     """Copy a model folder and add an initial state: the average of the states that sentences of a text end in."""
     with _one_line_errors():
         lines = read_lines(text)
-        check_model_folder(model_dir)
+        start = _model_folder(model)
         _import_quietly()
         from .checkpoints.hub_folder import load_config, load_model, load_tokenizer
         from .modeling_elmo import ElmoForPreTraining, ElmoModel
         from .scoring import fit_initial_state
 
-        config = load_config(model_dir)
+        config = load_config(start)
         with atomic_folder(output_dir) as folder:
-            tokenizer = load_tokenizer(model_dir, config)
+            tokenizer = load_tokenizer(start, config)
             is_language_model = "ElmoForPreTraining" in (config.architectures or ())
-            model = load_model(model_dir, ElmoForPreTraining if is_language_model else ElmoModel, config)
-            bilm: Any = model.base_model
+            loaded = load_model(start, ElmoForPreTraining if is_language_model else ElmoModel, config)
+            bilm: Any = loaded.base_model
             fit_initial_state(bilm, tokenizer, islice(lines, sentences))
-            model.save_pretrained(folder)
+            loaded.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     typer.echo(f"{output_dir}")
 
 
-def _language_model(model_dir: Path | None) -> "tuple[ElmoForPreTraining, ElmoTokenizer]":
-    if model_dir is not None:
-        check_model_folder(model_dir)
+def _language_model(model: str | None) -> "tuple[ElmoForPreTraining, ElmoTokenizer]":
+    folder = _model_folder(model)
     _import_quietly()
     from .checkpoints.hub_folder import load_language_model
-    from .small_model import default_model_path
 
-    return load_language_model(default_model_path() if model_dir is None else model_dir)
+    return load_language_model(folder)
+
+
+def _model_folder(model: str | None) -> Path:
+    """The folder of a model, before anything heavy is imported."""
+    from .small_model import find_model
+
+    folder = Path(find_model(model))
+    check_model_folder(folder)
+    return folder
 
 
 def _sizes(config: "ElmoConfig") -> str:
@@ -761,13 +777,14 @@ _OPTIONS = {
 
 # The same for `pretrain` alone.
 _PRETRAIN_OPTIONS = {
-    "model_dir": "CONFIG_OR_MODEL_DIR",
+    "model_dir": "CONFIG_OR_MODEL",
     "evaluation": "--eval",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
             *("train", "vocab", "max_vocab", "rows", "unroll_steps", "sentences", "read_last_boundary", "epochs"),
             *("max_steps", "optimizer", "learning_rate", "sampled_words", "pretokenized", "resume", "seed", "log_to"),
+            *("min_count", "bf16", "save_steps", "eval_steps"),
         )
     },
 }

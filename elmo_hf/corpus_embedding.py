@@ -446,8 +446,7 @@ def load_embedder(
     An embedder of a model by whatever name it has.
 
     Args:
-        name: a folder, a name of [`released`] (downloaded and converted once, into the cache), or a repository of the
-            Hub; the model of the package when absent.
+        name: as [`find_model`] takes it; `elmo-english` when absent.
         batch_size: sentences per batch, at most.
         device: cpu, cuda, cuda:1 and so on; where there is one, the first CUDA device when absent.
 

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ from .configuration_elmo import WORD_VOCABULARY_START, ElmoConfig
 from .corpus import BilmSentences, BilmWindows, Corpus, build_vocabulary, count_words, write_corpus
 from .files import PathLike, atomic_file
 from .modeling_elmo import ElmoForPreTraining, ElmoModel
+from .products_elmo import is_emulated
+from .small_model import find_model
 from .text_files import read_lines
 from .tokenization_elmo import ElmoTokenizer
 from .training_options import check_training_options
@@ -85,6 +86,7 @@ def pretrain(
     learning_rate: float | None = None,
     sampled_words: int | None = None,
     pretokenized: bool = False,
+    bf16: bool = False,
     resume: bool = False,
     seed: int = 42,
     save_steps: int | None = None,
@@ -95,7 +97,8 @@ def pretrain(
     Trains a biLM, the softmax of which predicts the words of a vocabulary, and writes it as a Hub folder.
 
     Args:
-        model_dir: the configuration of a new model, or a model to go on from.
+        model_dir: the folder of a configuration, for a new model, or of a model to train further; or a name, as
+            [`find_model`] takes it.
         train: text, as `elmo_hf.text_files.read_lines` takes it.
         output: the folder to make.
         evaluation: other text, whose perplexity is measured.
@@ -112,6 +115,7 @@ def pretrain(
         learning_rate: that of the recipe when absent.
         sampled_words: size of the sampled softmax, 0 for the full one; as configured when absent.
         pretokenized: whether words are what spaces separate.
+        bf16: whether products are of bfloat16 (autocast), for which the processor must have instructions.
         resume: whether to go on with the training in `output`.
         seed: of the first weights, the order of sentences, dropout and sampling.
         save_steps: batches between two checkpoints; one per epoch when absent.
@@ -126,92 +130,103 @@ def pretrain(
     """
     numbers = {"rows": rows, "unroll_steps": unroll_steps, "save_steps": save_steps, "eval_steps": eval_steps}
     check_training_options(epochs, max_steps, learning_rate, optimizer, vocab, min_count, max_vocab, **numbers)
-    model_dir, output, train = Path(model_dir), Path(output), _paths(train)
+    _check_precision(bf16)
+    model_dir, output, train = Path(find_model(model_dir)), Path(output), _paths(train)
     evaluation = _paths(evaluation) if evaluation is not None else None
-    with ExitStack() as stack:
-        config = _config(model_dir, sampled_words)
-        recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
-        arguments = _arguments(
-            rows,
-            output_dir=str(output),
-            num_train_epochs=epochs,
-            max_steps=max_steps or -1,
-            seed=seed,
-            report_to=_logger(log_to),
-            **_interval("save", save_steps),
-            **(_interval("eval", eval_steps) if evaluation else {}),
-            **recipe,
-        )
-        run = TrainingRun(
-            output,
-            {
-                "model_dir": hash_of_model(model_dir),
-                "train": hash_of(train),
-                "evaluation": hash_of(evaluation) if evaluation else None,
-                "vocab": hash_of([vocab]) if vocab else None,
-                "min_count": min_count,
-                "max_vocab": max_vocab,
-                "rows": rows * arguments.world_size,
-                "unroll_steps": unroll_steps,
-                "sentences": sentences,
-                "read_last_boundary": read_last_boundary,
-                "optimizer": optimizer,
-                "learning_rate": recipe["learning_rate"],
-                "sampled_words": config.num_sampled_words,
-                "pretokenized": pretokenized,
-                "seed": seed,
-            },
-        )
-        stack.enter_context(run.discarded_when_it_fails())
+    config = _config(model_dir, sampled_words)
+    recipe, optimizer_class = _recipe(optimizer, unroll_steps, learning_rate)
+    intervals = {**_interval("save", save_steps), **(_interval("eval", eval_steps) if evaluation else {})}
+    lengths = {"num_train_epochs": epochs, "max_steps": max_steps or -1}
+    arguments = _arguments(rows, bf16, output, seed, report_to=_logger(log_to), **lengths, **intervals, **recipe)
+    of_words = {"min_count": min_count, "max_vocab": max_vocab, "pretokenized": pretokenized}
+    of_batches = {"rows": rows * arguments.world_size, "unroll_steps": unroll_steps, "sentences": sentences}
+    of_learning = {"optimizer": optimizer, "learning_rate": recipe["learning_rate"], "bf16": bf16, "seed": seed}
+    options = {**of_words, **of_batches, "read_last_boundary": read_last_boundary, **of_learning}
+    options["sampled_words"] = config.num_sampled_words
+    run = TrainingRun(output, {**_hashes(model_dir, train, evaluation, vocab), **options})
+    with run.discarded_when_it_fails():
         with arguments.main_process_first(local=False):
             checkpoint = run.begin(resume, arguments.process_index == 0)
             tokenizer: Any = load_tokenizer(model_dir, config)
             known_words = tokenizer.word_vocabulary
-            corpora = [
-                _corpus(paths, output / "corpus" / name, str.split if pretokenized else tokenizer.tokenize)
-                for name, paths in (("train", train), ("eval", evaluation))
-                if paths
-            ]
+            corpora = _corpora(train, evaluation, output, str.split if pretokenized else tokenizer.tokenize)
             _set_words(tokenizer, run, corpora[0], None if vocab is None else Path(vocab), min_count, max_vocab)
 
         set_seed(seed)
         model = _bilm(model_dir, config, tokenizer.word_vocabulary, known_words)
-        examples: list[Any]
-        if sentences:
-            examples = [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
-        else:
-            examples = _windows(corpora, tokenizer, arguments, unroll_steps, read_last_boundary)
+        collator: Any = DataCollatorForTokenClassification(tokenizer) if sentences else default_data_collator
+        examples: Sequence[Any] = (
+            [BilmSentences(corpus, tokenizer, MAX_SENTENCE_WORDS) for corpus in corpora]
+            if sentences
+            else _windows(corpora, tokenizer, arguments, unroll_steps, read_last_boundary)
+        )
         if optimizer == "adamw":
             batches = len(examples[0]) // (rows * arguments.world_size)
             schedule_decay(arguments, max_steps or math.ceil(epochs * batches))
-        trainer = BilmTrainer(
-            model,
-            arguments,
-            DataCollatorForTokenClassification(tokenizer) if sentences else default_data_collator,
-            train_dataset=examples[0],
-            eval_dataset=examples[1] if evaluation else None,
-            processing_class=tokenizer,
-            callbacks=[EvaluateAtTheEnd()] if evaluation else None,
-            optimizer_cls_and_kwargs=optimizer_class,
-        )
+        trainer = _trainer(model, arguments, collator, examples, tokenizer, optimizer_class)
         run.start()
         _train(trainer, run, checkpoint, epochs, max_steps)
-        metrics = run.metrics
     if not trainer.is_world_process_zero():
         return None
-    _write_card(run, model.num_parameters(), trainer.state.global_step, corpora[0])
-    return Pretrained(config, len(tokenizer.word_vocabulary), trainer.state.global_step, corpora[0].num_words, metrics)
+    num_batches = trainer.state.global_step
+    _write_card(run, model.num_parameters(), num_batches, corpora[0])
+    return Pretrained(config, len(tokenizer.word_vocabulary), num_batches, corpora[0].num_words, run.metrics)
 
 
-def _arguments(rows: int, **others: Any) -> TrainingArguments:
+def _hashes(
+    model_dir: Path, train: Sequence[Path], evaluation: Sequence[Path] | None, vocab: PathLike | None
+) -> dict[str, str | None]:
+    """Of `HASHED_OPTIONS`."""
+    return {
+        "model_dir": hash_of_model(model_dir),
+        "train": hash_of(train),
+        "evaluation": hash_of(evaluation) if evaluation else None,
+        "vocab": hash_of([vocab]) if vocab else None,
+    }
+
+
+def _trainer(
+    model: ElmoForPreTraining,
+    arguments: TrainingArguments,
+    collator: Any,
+    examples: Sequence[Any],
+    tokenizer: ElmoTokenizer,
+    optimizer_class: tuple[type, dict] | None,
+) -> BilmTrainer:
+    """`examples`: those to train on and, if there is an evaluation, those of it."""
+    has_evaluation = len(examples) > 1
+    return BilmTrainer(
+        model,
+        arguments,
+        collator,
+        train_dataset=examples[0],
+        eval_dataset=examples[1] if has_evaluation else None,
+        processing_class=tokenizer,
+        callbacks=[EvaluateAtTheEnd()] if has_evaluation else None,
+        optimizer_cls_and_kwargs=optimizer_class,
+    )
+
+
+def _check_precision(bf16: bool):
+    if bf16 and not torch.cuda.is_available() and is_emulated(torch.bfloat16):
+        raise ValueError(
+            "`bf16` needs a GPU or a processor with instructions for bfloat16 (AVX-512 BF16 or AMX); this one would "
+            "take longer than in float32. Leave it out."
+        )
+
+
+def _arguments(rows: int, bf16: bool, output: Path, seed: int, **others: Any) -> TrainingArguments:
     has_gpu = torch.cuda.is_available()
     return TrainingArguments(
+        str(output),
+        seed=seed,
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=rows,
         logging_steps=100,
         save_total_limit=2,
-        # Processes without a GPU find each other only when they are told that there is none.
-        use_cpu="LOCAL_RANK" in os.environ and not has_gpu,
+        bf16=bf16,
+        # Processes without a GPU find each other only when they are told that there is none, and so does bfloat16.
+        use_cpu=not has_gpu and (bf16 or "LOCAL_RANK" in os.environ),
         dataloader_pin_memory=has_gpu,
         ddp_find_unused_parameters=False,
         ddp_timeout=PREPARATION_TIMEOUT,
@@ -265,6 +280,13 @@ def _logger(name: str | None) -> str:
     if name is not None and name not in installed:
         raise ValueError(f"`log_to` must be installed, was: {name}. There are: {', '.join(installed) or 'none'}.")
     return name or "none"
+
+
+def _corpora(
+    train: Sequence[Path], evaluation: Sequence[Path] | None, output: Path, split: Callable[[str], list[str]]
+) -> list[Corpus]:
+    parts = {"train": train, "eval": evaluation}
+    return [_corpus(paths, output / "corpus" / name, split) for name, paths in parts.items() if paths]
 
 
 def _corpus(paths: Sequence[Path], folder: Path, split: Callable[[str], list[str]]) -> Corpus:

@@ -1,5 +1,5 @@
 """
-The recipe of the small English model inside the package: 90 novels, one command, one folder.
+The recipe of `elmo-novels`: 90 novels, one command, one folder.
 
     python examples/pretrain_novels.py prepare eltec-eng.tar.xz WORK_DIR
     elmo-hf pretrain WORK_DIR/config --train WORK_DIR/text/train --eval WORK_DIR/text/check --output WORK_DIR/run ...

@@ -6,7 +6,8 @@ The same word in other company: nearest neighbours of a word as it stands in a s
 
 Layer 0 knows how a word is spelled and gives it one vector; the layers above it know the sentence. FILE is a UTF-8
 text, one sentence per line, to look for neighbours in; without it our own do, in the manner of old novels and of
-modern textbooks, speeches and news. Without MODEL_DIR it is the small model of the package, which needs no network.
+modern textbooks, speeches and news. Without MODEL_DIR it is `elmo-english`, the model of the package, which needs no
+network.
 """
 
 import argparse

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import DataCollatorForTokenClassification, TrainerCallback, TrainingArguments, default_data_collator
 
+import elmo_hf.pretraining
 from elmo_hf import ElmoForPreTraining
 from elmo_hf.bilm_trainer import BilmTrainer, bilm_tf_recipe
 from elmo_hf.corpus import BilmSentences, BilmWindows, Corpus
@@ -230,3 +231,40 @@ def test_python_is_told_of_arguments_and_not_of_options(options: dict, message: 
     with pytest.raises(ValueError, match=re.escape(message)):
         pretrain(tmp_path / "config", tmp_path / "text.txt", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_in_bfloat16_training_is_rounded_and_the_perplexity_exact(tmp_path: Path, text: Corpus):
+    exact = trainer(tmp_path / "float32", text)
+    exact.train()
+    rounded = trainer(tmp_path / "bfloat16", text, bf16=True)
+    rounded.train()
+    assert losses(rounded) != losses(exact)
+    assert losses(rounded) == pytest.approx(losses(exact), rel=0.02)
+    assert all(parameter.dtype == torch.float32 for parameter in rounded.model.parameters())
+    twin = language_model(num_sampled_words=4)
+    twin.load_state_dict(rounded.model.state_dict())
+    expected = trainer(tmp_path / "twin", text, twin).evaluate()
+    assert rounded.evaluate()["eval_perplexity"] == expected["eval_perplexity"]
+
+
+def test_bfloat16_is_refused_where_it_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(elmo_hf.pretraining, "is_emulated", lambda dtype: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="`bf16` needs a GPU or a processor with instructions for bfloat16"):
+        pretrain(tmp_path / "config", tmp_path / "text.txt", tmp_path / "out", bf16=True)
+
+
+def test_a_model_is_pretrained_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(elmo_hf.pretraining, "is_emulated", lambda dtype: False)
+    language_model().config.save_pretrained(tmp_path / "config")
+    (tmp_path / "text.txt").write_text("A river bank .\n" * 200, encoding="utf-8")
+    arguments = tmp_path / "config", tmp_path / "text.txt", tmp_path / "out"
+    options: dict[str, Any] = {"rows": 4, "unroll_steps": 5, "pretokenized": True, "bf16": True, "save_steps": 4}
+    done = pretrain(*arguments, **options, max_steps=8)
+    assert done is not None
+    assert done.num_batches == 8
+    with pytest.raises(ValueError, match=re.escape(f"`bf16` must be True to resume {tmp_path / 'out'}, was: False.")):
+        pretrain(*arguments, **{**options, "bf16": False}, max_steps=12, resume=True)
+    again = pretrain(*arguments, **options, max_steps=12, resume=True)
+    assert again is not None
+    assert again.num_batches == 12
