@@ -1,0 +1,1 @@
+"""ELMo inside other libraries, each imported only by the module that is named after it."""
