@@ -173,28 +173,10 @@ class ElmoConfig(PretrainedConfig):
         pad_token_id: int = 0,
         **kwargs: Any,
     ):
-        self.vocab_size = _positive_int("vocab_size", vocab_size)
-        self.char_embedding_dim = _positive_int("char_embedding_dim", char_embedding_dim)
-        self.word_embedding_dim = _positive_int("word_embedding_dim", word_embedding_dim, minimum=0)
-        self.word_lexicon_size = _positive_int("word_lexicon_size", word_lexicon_size, minimum=0)
-        if (self.word_embedding_dim > 0) != (self.word_lexicon_size > 0):
-            raise ValueError(
-                "`word_embedding_dim` and `word_lexicon_size` must be given together, were: "
-                f"{word_embedding_dim} and {word_lexicon_size}."
-            )
-        # Without a table of words, there is nothing but characters.
-        without = max_characters_per_token == 0 and self.word_embedding_dim > 0
-        self.max_characters_per_token = _positive_int(
-            "max_characters_per_token", max_characters_per_token, minimum=0 if without else 3
+        self._set_words(vocab_size, max_characters_per_token, word_embedding_dim, word_lexicon_size, boundary_ids)
+        self._set_character_encoder(
+            char_embedding_dim, char_cnn_filters, char_cnn_activation, num_highway_layers, fill_character
         )
-        self.char_cnn_filters = [] if without else _filters(char_cnn_filters, self.max_characters_per_token)
-        self.fill_character = _positive_int("fill_character", fill_character, minimum=0)
-        self.boundary_ids = _boundaries(boundary_ids, self.ids_per_word)
-        self.char_cnn_activation = _choice("char_cnn_activation", char_cnn_activation, CHAR_CNN_ACTIVATIONS)
-        self.num_highway_layers = _positive_int("num_highway_layers", num_highway_layers, minimum=0)
-        if without and self.num_highway_layers:
-            raise ValueError(f"`num_highway_layers` must be 0 without characters, was: {num_highway_layers}.")
-
         if hidden_size is not None:
             if _positive_int("hidden_size", hidden_size) % 2:
                 raise ValueError(f"`hidden_size` must be even (two directions side by side), was: {hidden_size}.")
@@ -235,6 +217,47 @@ class ElmoConfig(PretrainedConfig):
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         kwargs["pad_token_id"] = pad_token_id
         super().__init__(**kwargs)
+
+    def _set_words(
+        self,
+        vocab_size: int,
+        max_characters_per_token: int,
+        word_embedding_dim: int,
+        word_lexicon_size: int,
+        boundary_ids: Sequence[Sequence[int]] | None,
+    ):
+        """What a word is to the model: characters, a row of a table, or both."""
+        self.vocab_size = _positive_int("vocab_size", vocab_size)
+        self.word_embedding_dim = _positive_int("word_embedding_dim", word_embedding_dim, minimum=0)
+        self.word_lexicon_size = _positive_int("word_lexicon_size", word_lexicon_size, minimum=0)
+        if (self.word_embedding_dim > 0) != (self.word_lexicon_size > 0):
+            raise ValueError(
+                "`word_embedding_dim` and `word_lexicon_size` must be given together, were: "
+                f"{word_embedding_dim} and {word_lexicon_size}."
+            )
+        # Without a table of words, there is nothing but characters.
+        fewest = 0 if max_characters_per_token == 0 and self.word_embedding_dim > 0 else 3
+        self.max_characters_per_token = _positive_int(
+            "max_characters_per_token", max_characters_per_token, minimum=fewest
+        )
+        self.boundary_ids = _boundaries(boundary_ids, self.ids_per_word)
+
+    def _set_character_encoder(
+        self,
+        char_embedding_dim: int,
+        char_cnn_filters: Sequence[Sequence[int]],
+        char_cnn_activation: str,
+        num_highway_layers: int,
+        fill_character: int,
+    ):
+        without = self.max_characters_per_token == 0
+        self.char_embedding_dim = _positive_int("char_embedding_dim", char_embedding_dim)
+        self.char_cnn_filters = [] if without else _filters(char_cnn_filters, self.max_characters_per_token)
+        self.char_cnn_activation = _choice("char_cnn_activation", char_cnn_activation, CHAR_CNN_ACTIVATIONS)
+        self.fill_character = _positive_int("fill_character", fill_character, minimum=0)
+        self.num_highway_layers = _positive_int("num_highway_layers", num_highway_layers, minimum=0)
+        if without and self.num_highway_layers:
+            raise ValueError(f"`num_highway_layers` must be 0 without characters, was: {num_highway_layers}.")
 
     def _check_batch_invariance(self):
         """Raises a ValueError for what makes sentences depend on their neighbours."""

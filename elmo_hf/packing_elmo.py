@@ -87,36 +87,18 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
             the values. Tracing needs it; it computes padding for nothing.
     """
     batch, width = mask.shape
-    device = mask.device
-    num_words = mask.sum(1)
-    lengths = num_words + 2
-    rows = torch.arange(batch, device=device)
-
+    lengths = mask.sum(1) + 2
     # One more, so that any step finds a column.
     columns = F.pad(words_first(mask), (0, 1))
-
-    batch_sizes: list[int] = []
-    # (N,) the step, and the place of the row among those that run, at each position in forward order
-    if static_shapes:
-        sorted_rows = rows
-        step = torch.arange(width + 2, device=device)[:, None].expand(-1, batch).flatten()
-        rank = rows.expand(width + 2, -1).flatten()
-    else:
-        batch_sizes, sorted_rows = longest_first(lengths)
-        offsets = _step_offsets(batch_sizes, device)
-        step = torch.repeat_interleave(torch.tensor(batch_sizes, dtype=torch.long, device=device))
-        rank = torch.arange(len(step), device=device) - offsets[step]
+    batch_sizes, sorted_rows, offsets, step, rank = _order(lengths, width + 2, static_shapes)
     # (N,) the row of the batch and its length
     row = sorted_rows[rank]
     length = lengths[row]
     backward_step = length - 1 - step
-    if static_shapes:
-        valid = step < length
+    valid = step < length if static_shapes else None
+    if valid is not None:
         backward_step = torch.where(valid, backward_step, step)
-        forward_to_backward = backward_step * batch + rank
-    else:
-        valid = None
-        forward_to_backward = offsets[backward_step] + rank
+    forward_to_backward = offsets[backward_step] + rank
 
     # The k-th word stands at step k + 1.
     is_begin, is_end = step == 0, step == length - 1
@@ -125,16 +107,12 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
     forward_words = torch.where(is_begin, BEGIN_OF_SENTENCE, torch.where(is_end, END_OF_SENTENCE, word_row))
 
     if keep_sentence_boundaries:
-        first = columns[:, 0]
-        last = columns.gather(1, (num_words - 1).clamp(min=0)[:, None])[:, 0]
-        # An empty sentence has its boundaries in the first two columns.
-        last = torch.where(num_words > 0, last, first - 1)
+        first, last = _boundary_columns(columns, lengths - 2)
         column = torch.where(is_begin, first[row], torch.where(is_end, last[row] + 2, column + 1))
         out_width, has_slot = width + 2, valid
     else:
-        out_width, has_slot = width, ~(is_begin | is_end)
-        if valid is not None:
-            has_slot = has_slot & valid
+        is_word = ~(is_begin | is_end)
+        out_width, has_slot = width, is_word if valid is None else is_word & valid
     num_slots = batch * out_width
     slots = row * out_width + column
     if has_slot is not None:
@@ -153,6 +131,37 @@ def pack_words(mask: Tensor, word_rows: Tensor, keep_sentence_boundaries: bool, 
         lengths=lengths if static_shapes else None,
         valid=valid,
     )
+
+
+def _order(lengths: Tensor, steps: int, static_shapes: bool) -> tuple[list[int], Tensor, Tensor, Tensor, Tensor]:
+    """
+    Returns:
+        Running sentences at each step, none with `static_shapes`; (batch,) the rows in their order; (steps,) where
+        each step begins among the positions; and for each position in forward order, (N,) its step, and the place of
+        its row among those that run.
+    """
+    batch, device = len(lengths), lengths.device
+    rows = torch.arange(batch, device=device)
+    if static_shapes:
+        numbers = torch.arange(steps, device=device)
+        return (
+            [],
+            rows,
+            numbers * batch,
+            numbers[:, None].expand(-1, batch).flatten(),
+            rows.expand(steps, -1).flatten(),
+        )
+    batch_sizes, sorted_rows = longest_first(lengths)
+    offsets = _step_offsets(batch_sizes, device)
+    step = torch.repeat_interleave(torch.tensor(batch_sizes, dtype=torch.long, device=device))
+    return batch_sizes, sorted_rows, offsets, step, torch.arange(len(step), device=device) - offsets[step]
+
+
+def _boundary_columns(columns: Tensor, num_words: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch,) columns of the first and of the last word; of an empty sentence such that its boundaries come first."""
+    first = columns[:, 0]
+    last = columns.gather(1, (num_words - 1).clamp(min=0)[:, None])[:, 0]
+    return first, torch.where(num_words > 0, last, first - 1)
 
 
 def words_first(mask: Tensor) -> Tensor:

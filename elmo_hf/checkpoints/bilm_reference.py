@@ -155,27 +155,9 @@ def plain_bilm_tf(
         return arrays(name).astype(np.float64)
 
     lstm = options["lstm"]
-
-    def cell(direction: int, layer: int) -> Cell:
-        prefix = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
-        kernel, bias = array(prefix + "W_0"), array(prefix + "B")
-        # The rows of the input lie above those of the state that recurs.
-        above, below = kernel[: len(kernel) // 2], kernel[len(kernel) // 2 :]
-        size = len(bias) // 4
-        parts = {name: slice(place * size, (place + 1) * size) for place, name in enumerate("ijfo")}
-        biases = {name: bias[part] for name, part in parts.items()}
-        # TensorFlow adds it when it runs.
-        biases["f"] = biases["f"] + 1.0
-        return Cell(
-            {name: above[:, part] for name, part in parts.items()},
-            {name: below[:, part] for name, part in parts.items()},
-            biases,
-            array(prefix + "W_P_0") if has(prefix + "W_P_0") else None,
-        )
-
     plain = PlainBilm(
         lstm.get("n_layers", 1),
-        cell,
+        lambda direction, layer: _tf_cell(array, has, f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"),
         cell_clip=lstm.get("cell_clip") or np.inf,
         projection_clip=lstm.get("proj_clip") or np.inf,
         use_skip_connections=lstm.get("use_skip_connections", False),
@@ -186,8 +168,28 @@ def plain_bilm_tf(
         plain.word_row = lambda word: table[rows.get(word, rows["<UNK>"])].astype(np.float64)
         return plain
 
-    sizes = options["char_cnn"]
+    _read_tf_characters(plain, options["char_cnn"], array, has)
+    return plain
 
+
+def _tf_cell(array: Arrays, has: Callable[[str], bool], prefix: str) -> Cell:
+    kernel, bias = array(prefix + "W_0"), array(prefix + "B")
+    # The rows of the input lie above those of the state that recurs.
+    above, below = kernel[: len(kernel) // 2], kernel[len(kernel) // 2 :]
+    size = len(bias) // 4
+    parts = {name: slice(place * size, (place + 1) * size) for place, name in enumerate("ijfo")}
+    biases = {name: bias[part] for name, part in parts.items()}
+    # TensorFlow adds it when it runs.
+    biases["f"] = biases["f"] + 1.0
+    return Cell(
+        {name: above[:, part] for name, part in parts.items()},
+        {name: below[:, part] for name, part in parts.items()},
+        biases,
+        array(prefix + "W_P_0") if has(prefix + "W_P_0") else None,
+    )
+
+
+def _read_tf_characters(plain: PlainBilm, sizes: dict, array: Arrays, has: Callable[[str], bool]):
     def highway(k: int) -> Highway:
         names = ("W_transform", "b_transform", "W_carry", "b_carry")
         w_new, b_new, w_gate, b_gate = (array(f"CNN_high_{k}/{name}") for name in names)
@@ -201,7 +203,6 @@ def plain_bilm_tf(
     plain.activation = sizes["activation"]
     if has("CNN_proj/W_proj"):
         plain.projection = array("CNN_proj/W_proj"), array("CNN_proj/b_proj")
-    return plain
 
 
 def plain_torch_cell(arrays: Arrays, prefix: str) -> Cell:

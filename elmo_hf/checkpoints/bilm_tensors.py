@@ -100,55 +100,61 @@ def tensor_table(config: ElmoConfig) -> list[TensorEntry]:
     Args:
         config ([`ElmoConfig`]): the sizes. Nothing else is read: the table is the same for every file of these sizes.
     """
-    filters, width, cell = config.num_filters, config.projection_dim, config.cell_size
+    return [*_encoder_table(config), *_lstm_table(config)]
 
-    def entry(
-        dataset: str,
-        parameters: str | tuple[str, ...],
-        shape: tuple[int, ...],
-        layout: Layout = IDENTITY,
-        absent: Callable[[tuple[int, ...]], np.ndarray] | None = None,
-    ) -> TensorEntry:
-        return TensorEntry(
-            dataset, (parameters,) if isinstance(parameters, str) else parameters, shape, layout, absent
-        )
 
-    ours, table = "character_encoder", []
+def _entry(
+    dataset: str,
+    parameters: str | tuple[str, ...],
+    shape: tuple[int, ...],
+    layout: Layout = IDENTITY,
+    absent: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+) -> TensorEntry:
+    return TensorEntry(dataset, (parameters,) if isinstance(parameters, str) else parameters, shape, layout, absent)
+
+
+def _encoder_table(config: ElmoConfig) -> list[TensorEntry]:
+    ours, filters, width, table = "character_encoder", config.num_filters, config.projection_dim, list[TensorEntry]()
     if config.word_embedding_dim:
         words = (config.word_lexicon_size - 1, config.word_embedding_dim)
-        table.append(entry("embedding", f"{ours}.word_embeddings.weight", words, EMBEDDING))
+        table.append(_entry("embedding", f"{ours}.word_embeddings.weight", words, EMBEDDING))
     if config.max_characters_per_token:
         characters = (config.vocab_size - 1, config.char_embedding_dim)
-        table.append(entry("char_embed", f"{ours}.embeddings.weight", characters, EMBEDDING))
+        table.append(_entry("char_embed", f"{ours}.embeddings.weight", characters, EMBEDDING))
     for i, (size, number) in enumerate(config.char_cnn_filters):
         shape = (1, size, config.char_embedding_dim, number)
         table += [
-            entry(f"CNN/W_cnn_{i}", f"{ours}.convolutions.{i}.weight", shape, CONVOLUTION),
-            entry(f"CNN/b_cnn_{i}", f"{ours}.convolutions.{i}.bias", (number,)),
+            _entry(f"CNN/W_cnn_{i}", f"{ours}.convolutions.{i}.weight", shape, CONVOLUTION),
+            _entry(f"CNN/b_cnn_{i}", f"{ours}.convolutions.{i}.bias", (number,)),
         ]
     for k in range(config.num_highway_layers):
         high, layer = f"CNN_high_{k}", f"{ours}.highways.{k}"
         table += [
-            entry(f"{high}/W_transform", f"{layer}.transform.weight", (filters, filters), TRANSPOSED),
-            entry(f"{high}/b_transform", f"{layer}.transform.bias", (filters,)),
-            entry(f"{high}/W_carry", f"{layer}.carry_gate.weight", (filters, filters), TRANSPOSED),
-            entry(f"{high}/b_carry", f"{layer}.carry_gate.bias", (filters,)),
+            _entry(f"{high}/W_transform", f"{layer}.transform.weight", (filters, filters), TRANSPOSED),
+            _entry(f"{high}/b_transform", f"{layer}.transform.bias", (filters,)),
+            _entry(f"{high}/W_carry", f"{layer}.carry_gate.weight", (filters, filters), TRANSPOSED),
+            _entry(f"{high}/b_carry", f"{layer}.carry_gate.bias", (filters,)),
         ]
     features = config.word_embedding_dim + filters
     weight_absent, bias_absent = (_identity, _zeros) if features == width else (None, None)
-    table += [
-        entry("CNN_proj/W_proj", f"{ours}.projection.weight", (features, width), TRANSPOSED, weight_absent),
-        entry("CNN_proj/b_proj", f"{ours}.projection.bias", (width,), absent=bias_absent),
+    return [
+        *table,
+        _entry("CNN_proj/W_proj", f"{ours}.projection.weight", (features, width), TRANSPOSED, weight_absent),
+        _entry("CNN_proj/b_proj", f"{ours}.projection.bias", (width,), absent=bias_absent),
     ]
+
+
+def _lstm_table(config: ElmoConfig) -> list[TensorEntry]:
+    width, cell, table = config.projection_dim, config.cell_size, list[TensorEntry]()
     absent = _identity if cell == width else None
     for direction, layers in enumerate(("forward_layers", "backward_layers")):
         for index in range(config.num_hidden_layers):
             lstm, layer = f"RNN_{direction}/RNN/MultiRNNCell/Cell{index}/LSTMCell", f"encoder.{layers}.{index}"
             kernel = (f"{layer}.weight_ih", f"{layer}.weight_hh")
             table += [
-                entry(f"{lstm}/W_0", kernel, (2 * width, 4 * cell), LSTM_KERNEL),
-                entry(f"{lstm}/B", f"{layer}.bias", (4 * cell,), LSTM_BIAS),
-                entry(f"{lstm}/W_P_0", f"{layer}.weight_hr", (cell, width), TRANSPOSED, absent),
+                _entry(f"{lstm}/W_0", kernel, (2 * width, 4 * cell), LSTM_KERNEL),
+                _entry(f"{lstm}/B", f"{layer}.bias", (4 * cell,), LSTM_BIAS),
+                _entry(f"{lstm}/W_P_0", f"{layer}.weight_hr", (cell, width), TRANSPOSED, absent),
             ]
     return table
 
