@@ -30,6 +30,7 @@ from transformers import AutoModel, AutoTokenizer
 from elmo_hf import ElmoEmbedder, ElmoModel, ElmoTokenizer
 from examples import finetune_classification, finetune_ner
 from examples.finetuning import Task
+from examples.glove import read_glove
 
 EPOCHS = {"entities": 12, "polarity": 4}
 LEARNING_RATE, BATCH, DROPOUT, LSTM_SIZE = 1e-3, 32, 0.5, 100
@@ -132,15 +133,7 @@ def elmo_layers(folder: str, task: Task) -> Features:
 
 def glove_vectors(folder: Path, task: Task) -> Features:
     """GloVe's vectors of the words in small letters, zeros for those it does not know."""
-    import pyarrow.parquet
-
-    (index,) = folder.rglob("*.parquet")
-    (table,) = folder.rglob("*.npy")
-    columns = pyarrow.parquet.read_table(index).to_pydict()
-    words = next(values for values in columns.values() if isinstance(values[0], str))
-    vectors = np.load(table, mmap_mode="r")
-    numbers = next((values for values in columns.values() if isinstance(values[0], int)), range(len(words)))
-    places = dict(zip(words, numbers, strict=True))
+    places, vectors = read_glove(folder)
     unknown = np.zeros(vectors.shape[1], np.float32)
 
     def of(word: str) -> np.ndarray:

@@ -149,6 +149,9 @@ class Bilm:
         model, encoder = self.model, self.model.elmo.encoder
         words, places, number = distinct_words(windows.read, len(self.spelled), self.most_words)
         self.num_words.copy_(torch.maximum(self.num_words, number))
+        if not words.is_cuda:
+            # Without a graph, shapes may depend on values.
+            words = words[: int(number)]
         encode, ids = model.elmo.character_encoder, self.spelled[words].long()
         # Not by indexing, whose gradient waits for the GPU to count.
         characters = encode.embeddings.weight.index_select(0, ids.flatten()).view(*ids.shape, -1)
@@ -174,6 +177,17 @@ class Bilm:
 def full_softmax(features: Tensor, labels: Tensor, softmax: torch.nn.Module) -> Tensor:
     """(N,) exact losses, 0 where there is no label."""
     return F.cross_entropy(F.linear(features, softmax.weight, softmax.bias), labels, reduction="none")
+
+
+def exact_losses(features: Tensor, labels: Tensor, softmax: torch.nn.Module) -> Tensor:
+    """As `full_softmax`, a few rows at a time."""
+    pairs = zip(features.split(512), labels.split(512), strict=True)
+    return torch.cat([full_softmax(part, targets, softmax) for part, targets in pairs])
+
+
+def sampled_softmax(features: Tensor, labels: Tensor, softmax: torch.nn.Module) -> Tensor:
+    """(N,) losses against a sample of the words, 0 where there is no label."""
+    return softmax.sampled_loss(features, labels)
 
 
 class RoughSoftmax(torch.autograd.Function):
@@ -222,7 +236,8 @@ class Training:
         weight_decay: of matrices.
         reset: see [`Bilm`].
         average: the share of the weights that an average of them takes on in each batch.
-        rough: whether the softmax works in bfloat16, which takes a GPU.
+        loss: `full_softmax`, `rough_softmax`, which takes a GPU, or `sampled_softmax`, which a graph cannot hold.
+        bfloat16: whether products are of bfloat16.
     """
 
     def __init__(
@@ -236,13 +251,15 @@ class Training:
         weight_decay: float = 0.01,
         reset: float = 0.5,
         average: float = 0.002,
-        rough: bool = False,
+        loss: Callable[..., Tensor] = full_softmax,
         beta2: float = 0.99,
+        bfloat16: bool = False,
     ):
         device = text.forward.device
         self.model, self.text, self.rows, self.unroll_steps = model, text, rows, unroll_steps
         self.highest_rate, self.reset, self.average = learning_rate, reset, average
-        self.bilm = Bilm(model, spelled, len(rows.starts), unroll_steps, rough_softmax if rough else full_softmax)
+        self.bilm = Bilm(model, spelled, len(rows.starts), unroll_steps, loss)
+        self.bfloat16 = bfloat16
         self.step = torch.zeros((), dtype=torch.long, device=device)
         self.rate = torch.zeros((), device=device)
         self.bilm.most_words = self._room_for_words(spelled)
@@ -299,7 +316,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         vocab_size = len(self.model.softmax.bias)
         windows = windows_at(self.text, self.rows, self.step, self.unroll_steps, vocab_size)
-        losses = self.bilm(windows, self.reset)
+        with torch.autocast(self.step.device.type, torch.bfloat16, enabled=self.bfloat16):
+            losses = self.bilm(windows, self.reset)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM, foreach=True)
         self.optimizer.step()
@@ -387,7 +405,7 @@ def perplexities(
         begin, end = text.bounds[source]
         number = max(1, min(rows, (end - begin) // unroll_steps))
         places = text.rows({source: number}, unroll_steps)
-        bilm = Bilm(model, spelled, number, unroll_steps, full_softmax)
+        bilm = Bilm(model, spelled, number, unroll_steps, exact_losses)
         losses, count = torch.zeros(2, device=spelled.device), torch.zeros(2, device=spelled.device)
         for step in range(int(places.windows[0])):
             step = torch.tensor(step, device=spelled.device)

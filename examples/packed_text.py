@@ -28,7 +28,13 @@ WORTH_PROCESSES = 64
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 3, "lp": 1, "pb": 1}]
 
 
-def pack(text: Path, output: Path, kinds: Sequence[str] = ("train", "check"), max_words: dict[str, int] | None = None):
+def pack(
+    text: Path,
+    output: Path,
+    kinds: Sequence[str] = ("train", "check"),
+    max_words: dict[str, int] | None = None,
+    vocabulary: Sequence[str] = (),
+):
     """
     Writes the text of `text/KIND/SOURCE/*.txt`, a sentence per line.
 
@@ -37,8 +43,10 @@ def pack(text: Path, output: Path, kinds: Sequence[str] = ("train", "check"), ma
         output: the folder to make.
         kinds: what of it.
         max_words: of a source of training text, how many words are taken, at most; whole documents, drawn by chance.
+        vocabulary: words that come first, in this order, for a model that predicts them; without `<S>`, `</S>`,
+            `<UNK>`.
     """
-    words: dict[str, int] = {}
+    words = {word: number for number, word in enumerate(vocabulary)}
     streams: dict[tuple[str, str], list[np.ndarray]] = {}
     for kind in kinds:
         for folder in sorted(path for path in (text / kind).iterdir() if path.is_dir()):
@@ -50,6 +58,7 @@ def pack(text: Path, output: Path, kinds: Sequence[str] = ("train", "check"), ma
     for (kind, _), stream in streams.items():
         for document in stream if kind == "train" else ():
             counts += np.bincount(document[document >= 0], minlength=len(words))
+    counts[: len(vocabulary)] = np.arange(len(vocabulary), 0, -1) + counts.max()
     order = np.argsort(-counts, kind="stable")
     # (words,) the number of each in the file
     numbers = np.empty(len(words), np.int64)

@@ -32,7 +32,18 @@ from torch.nn import functional as F
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.files import atomic_file
 from examples import english_text, packed_text
-from examples.graph_training import Training, perplexities, rate_at, read_text, shares_of_rows, spelled_words
+from examples.glove import learn_vectors
+from examples.graph_training import (
+    Training,
+    full_softmax,
+    perplexities,
+    rate_at,
+    read_text,
+    rough_softmax,
+    sampled_softmax,
+    shares_of_rows,
+    spelled_words,
+)
 
 # Words of a packed text, of which a GPU that is lent for minutes can be sent 60 MB. Novels and textbooks are whole.
 MAX_WORDS = {"books": 19_500_000, "speeches": 18_500_000}
@@ -57,6 +68,18 @@ class Recipe:
     reset: float = 0.5
     # How much of the weights their average takes on in each batch.
     average: float = 0.002
+    # Words that the softmax samples; 0 for all, as on a GPU.
+    num_samples: int = 0
+    # Whether products are of bfloat16, for which the CPU should have instructions.
+    bfloat16: bool = False
+    # A folder of a model whose weights to start from.
+    start: str | None = None
+    # Batches of words whose vectors by GloVe, in this folder, the character encoder learns first.
+    teacher_batches: int = 0
+    teacher: str = "glove"
+    # Of the batches, the share with a rising rate (500 batches at most), and the share with a falling one.
+    warm_up: float = 0.1
+    decay: float = 0.3
     # Of the words that are read, per source.
     shares: dict[str, float] = field(
         default_factory=lambda: {"novels": 0.27, "books": 0.36, "speeches": 0.25, "textbooks": 0.12}
@@ -70,7 +93,7 @@ class Recipe:
             char_cnn_filters=[list(filters) for filters in self.char_cnn_filters],
             num_highway_layers=self.num_highway_layers,
             word_vocab_size=self.word_vocab_size,
-            num_sampled_words=2048,
+            num_sampled_words=self.num_samples or 2048,
             bilm_dropout=self.dropout,
         )
 
@@ -118,6 +141,19 @@ TRIALS: dict[str, dict[str, Any]] = {
         "shares": {**_SHARES, "novels": 0.31, "books": 0.38, "speeches": 0.2},
     },
 }
+# For a CPU, on fewer words: what products in bfloat16 cost, and a start from vectors of words.
+_CPU = {**_SECOND, "rows": 128, "learning_rate": 0.006, "num_samples": 2048}
+CPU_TRIALS: dict[str, dict[str, Any]] = {
+    "on a CPU": _CPU,
+    "on a CPU, bfloat16": {**_CPU, "bfloat16": True},
+    "on a CPU, bfloat16, GloVe first": {**_CPU, "bfloat16": True, "teacher_batches": 1000},
+}
+
+
+# Batches between two lines of the log, and between two looks at other text.
+LOG_BATCHES, CHECK_BATCHES = 100, 8000
+# Batches before the speed of a training is known.
+FIRST_BATCHES = 300
 
 
 def main() -> None:
@@ -128,11 +164,14 @@ def main() -> None:
     command.add_argument("work", type=Path, metavar="WORK_DIR")
     command = commands.add_parser("pack")
     command.add_argument("work", type=Path, metavar="WORK_DIR")
+    command.add_argument("--all", action="store_true", help="of the text, not the 60 MB that can be sent to a GPU")
+    command.add_argument("--start", type=Path, metavar="MODEL_DIR", help="a model whose vocabulary comes first")
     command = commands.add_parser("trials")
     command.add_argument("packed", type=Path, metavar="PACKED_DIR")
     command.add_argument("output", type=Path, metavar="TABLE")
     command.add_argument("--words", type=float, default=5e6, help="that each trial reads")
-    command.add_argument("--only", nargs="*", default=list(TRIALS), help="names of trials")
+    command.add_argument("--teacher", type=Path, default=Path("glove"), help="the folder of GloVe's vectors")
+    command.add_argument("--only", nargs="*", default=list(TRIALS), help="names of trials, on a CPU too")
     command = commands.add_parser("profile")
     command.add_argument("packed", type=Path, metavar="PACKED_DIR")
     command = commands.add_parser("train")
@@ -141,6 +180,7 @@ def main() -> None:
     command.add_argument("--words", type=float, default=2e8, help="to read, at most")
     command.add_argument("--seconds", type=float, help="to train in all, at most: fewer words are read then")
     command.add_argument("--piece", type=float, help="seconds to train now; the same command goes on")
+    command.add_argument("--check", type=int, default=CHECK_BATCHES, help="batches between looks at other text")
     command.add_argument("--options", type=json.loads, default={}, help="of the recipe, as JSON")
     command = commands.add_parser("finish")
     command.add_argument("run", type=Path, metavar="RUN_DIR")
@@ -149,14 +189,20 @@ def main() -> None:
     if arguments.command == "text":
         english_text.write_texts(arguments.archives, arguments.work / "text")
     elif arguments.command == "pack":
-        packed_text.pack(arguments.work / "text", arguments.work / "packed", max_words=MAX_WORDS)
+        packed_text.pack(
+            arguments.work / "text",
+            arguments.work / "packed",
+            max_words=None if arguments.all else MAX_WORDS,
+            vocabulary=ElmoTokenizer.from_pretrained(arguments.start).word_vocabulary[3:] if arguments.start else (),
+        )
     elif arguments.command == "trials":
-        trials(arguments.packed, arguments.output, arguments.words, arguments.only)
+        trials(arguments.packed, arguments.output, arguments.words, arguments.only, arguments.teacher)
     elif arguments.command == "profile":
         profile(arguments.packed)
     elif arguments.command == "train":
         recipe = dataclasses.replace(_BASE, **arguments.options)
-        train(arguments.packed, arguments.output, recipe, arguments.words, arguments.seconds, arguments.piece)
+        limits = arguments.words, arguments.seconds, arguments.piece
+        train(arguments.packed, arguments.output, recipe, *limits, arguments.check)
     else:
         finish(arguments.run, arguments.output)
 
@@ -165,6 +211,7 @@ class Material:
     """A packed text on the GPU, or on the CPU where there is none."""
 
     def __init__(self, packed: Path):
+        self.packed = packed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Products of 10 bits of mantissa, in training and in the perplexities of its log.
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -176,6 +223,17 @@ class Material:
         torch.manual_seed(0)
         model = ElmoForPreTraining(recipe.config()).to(self.device).train()
         model.elmo.character_encoder.word_cache_size = 0
+        if recipe.start is not None:
+            vocabulary = packed_text.read_words(self.packed)[: recipe.word_vocab_size]
+            if ElmoTokenizer.from_pretrained(recipe.start).word_vocabulary != vocabulary:
+                raise ValueError(
+                    f"{self.packed}: must have the words of {recipe.start} first, has others. Pack the text for it."
+                )
+            model.load_state_dict(ElmoForPreTraining.from_pretrained(recipe.start).state_dict())
+        if recipe.teacher_batches:
+            words, encode = packed_text.read_words(self.packed), model.elmo.character_encoder
+            cosine = learn_vectors(encode, words, self.spelled, Path(recipe.teacher), recipe.teacher_batches)
+            print(f"cosine to GloVe {cosine:.2f}", flush=True)
         rows = self.train.rows(shares_of_rows(recipe.shares, recipe.rows), recipe.unroll_steps)
         return Training(
             model,
@@ -187,8 +245,9 @@ class Material:
             recipe.weight_decay,
             recipe.reset,
             recipe.average,
-            rough=self.has_kernel,
+            loss=sampled_softmax if recipe.num_samples else rough_softmax if self.has_kernel else full_softmax,
             beta2=recipe.beta2,
+            bfloat16=recipe.bfloat16,
         )
 
     def perplexities(self, training: Training, average: bool = False) -> dict[str, float]:
@@ -234,12 +293,16 @@ def profile(packed: Path) -> None:
     print(found.key_averages().table(sort_by="cuda_time_total", row_limit=45, max_name_column_width=90))
 
 
-def trials(packed: Path, output: Path, words: float, names: list[str]) -> None:
+def trials(packed: Path, output: Path, words: float, names: list[str], teacher: Path) -> None:
     material, lines = Material(packed), []
     for name in names:
         # So short a training has no time for a long average.
-        recipe = dataclasses.replace(_BASE, **{"average": 0.02, **TRIALS[name]})
+        recipe = dataclasses.replace(
+            _BASE, **{"average": 0.02, "teacher": str(teacher), **{**TRIALS, **CPU_TRIALS}[name]}
+        )
+        before = time.perf_counter()
         training = material.training(recipe)
+        ready = time.perf_counter() - before
         number = round(words / recipe.rows / recipe.unroll_steps)
         before = time.perf_counter()
         for batch in range(number):
@@ -253,6 +316,7 @@ def trials(packed: Path, output: Path, words: float, names: list[str]) -> None:
                 "trial": name,
                 "batches": number,
                 "parameters": training.model.elmo.num_parameters(),
+                "seconds before": round(ready),
                 "words per second": round(words / seconds),
                 "training loss": round((forward + backward) / 2, 4),
                 **{source: round(value, 2) for source, value in found.items()},
@@ -269,14 +333,14 @@ def trials(packed: Path, output: Path, words: float, names: list[str]) -> None:
         torch.cuda.empty_cache()
 
 
-# Batches between two lines of the log, and between two looks at other text.
-LOG_BATCHES, CHECK_BATCHES = 100, 8000
-# Batches before the speed of a training is known.
-FIRST_BATCHES = 300
-
-
 def train(
-    packed: Path, output: Path, recipe: Recipe, words: float, seconds: float | None = None, piece: float | None = None
+    packed: Path,
+    output: Path,
+    recipe: Recipe,
+    words: float,
+    seconds: float | None = None,
+    piece: float | None = None,
+    check_batches: int = CHECK_BATCHES,
 ) -> None:
     """
     Trains to the end, or as far as one piece goes; what is in `output` goes on where it was stopped.
@@ -288,6 +352,7 @@ def train(
         words: to read in all.
         seconds: how long to train in all, at most: by the speed of the first batches, fewer words are read.
         piece: how long to train in this call, at most.
+        check_batches: between two looks at other text, after which the training is saved.
     """
     output.mkdir(parents=True, exist_ok=True)
     described = json.dumps(dataclasses.asdict(recipe), indent=1) + "\n"
@@ -308,7 +373,7 @@ def train(
         training.load_state_dict(state["training"])
     begin = time.perf_counter()
     while batch < number:
-        training.train(rate_at(batch / number, warm_up=min(0.1, 500 / number), decay=0.3))
+        training.train(rate_at(batch / number, min(recipe.warm_up, 500 / number), recipe.decay))
         batch += 1
         past = before + time.perf_counter() - begin
         if batch == FIRST_BATCHES and seconds is not None:
@@ -317,7 +382,7 @@ def train(
         stops = batch == number or (piece is not None and past - before >= piece)
         if batch % LOG_BATCHES == 0 or stops:
             lines.append(_log_line(training, batch, number, per_batch, past))
-        if batch % CHECK_BATCHES == 0 or stops:
+        if batch % check_batches == 0 or stops:
             lines[-1]["perplexity"] = material.perplexities(training)
             lines[-1]["averaged_perplexity"] = material.perplexities(training, average=True)
             lines[-1]["words_without_room"] = training.words_without_room
