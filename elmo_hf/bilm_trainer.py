@@ -17,6 +17,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from .corpus import BilmWindows
 from .files import PathLike, atomic_file
+from .modeling_elmo import ElmoForPreTraining
 
 # Gradients are clipped to this norm, and Adagrad's squares start from this, in bilm-tf, where the loss of a step is
 # the sum over the steps of a window. Here it is the average, see `bilm_tf_recipe`.
@@ -90,6 +91,8 @@ class BilmTrainer(Trainer):
         ValueError: the batch size does not fit the windows.
     """
 
+    model: ElmoForPreTraining
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         for dataset, name, batch_size in (
@@ -117,9 +120,9 @@ class BilmTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         self._states = None
         if resume_from_checkpoint:
-            folder = Path(self.args.output_dir)
+            folder = Path(str(self.args.output_dir))
             is_last = resume_from_checkpoint is True
-            checkpoint = last_complete_checkpoint(folder) if is_last else Path(resume_from_checkpoint)
+            checkpoint = last_complete_checkpoint(folder) if is_last else Path(str(resume_from_checkpoint))
             if checkpoint is None or not is_complete(checkpoint):
                 raise ValueError(f"{checkpoint or folder}: must be or have a complete checkpoint to resume, does not.")
             if isinstance(self.train_dataset, BilmWindows):

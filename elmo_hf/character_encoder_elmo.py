@@ -25,7 +25,8 @@ class ElmoHighway(nn.Module):
         super().__init__()
         self.transform = nn.Linear(config.num_filters, config.num_filters)
         self.carry_gate = nn.Linear(config.num_filters, config.num_filters)
-        self.carry_gate.starts_closed = True  # told to `_init_weights`: the input is carried on
+        # Told to `_init_weights`: the input is carried on.
+        object.__setattr__(self.carry_gate, "starts_closed", True)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         gate = torch.sigmoid(linear(self.carry_gate, hidden_states))
@@ -126,7 +127,7 @@ class ElmoCharacterEncoder(nn.Module):
             (words, projection_dim) vectors that do not depend on the context.
         """
         features = []
-        if self.word_embeddings is not None:
+        if self.word_embeddings is not None and character_ids is not None:
             features.append(self.word_embeddings(character_ids[:, 0]))
             character_ids = character_ids[:, 1:]
         if self.embeddings is not None:

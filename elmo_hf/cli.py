@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 try:
     import typer
+    from typer.core import TyperCommand
 except ImportError:
     sys.exit("elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'")
 from safetensors import SafetensorError
@@ -30,6 +31,30 @@ if TYPE_CHECKING:
     from .modeling_elmo import ElmoForPreTraining
     from .scoring import SentenceScores
     from .tokenization_elmo import ElmoTokenizer
+
+
+class _Command(TyperCommand):
+    """A command whose help has words where recent versions of typer print types of Python."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            kind = getattr(parameter, "type_descriptor", None)
+            if kind is None:
+                # An older version, which has words of its own.
+                continue
+            if parameter.param_type_name == "argument":
+                setattr(parameter, "display_type", lambda context: "")  # noqa: B010 (a method to type checkers)
+            elif parameter.metavar is None and not kind.is_choice:
+                (of_items,) = get_args(kind.annotation) if kind.is_list else (kind.annotation,)
+                parameter.metavar = _WORDS.get(of_items)
+
+    def collect_usage_pieces(self, context: Any) -> list[str]:
+        arguments = (parameter for parameter in self.params if parameter.param_type_name == "argument")
+        return ["[OPTIONS]", *(argument.metavar or argument.name.upper() for argument in arguments)]
+
+
+_WORDS = {Path: "PATH", str: "TEXT", int: "NUMBER", float: "NUMBER"}
 
 app = typer.Typer(
     help="ELMo for Hugging Face transformers.",
@@ -58,7 +83,7 @@ def main(
     pass
 
 
-@app.command()
+@app.command(cls=_Command)
 def convert(
     paths: Annotated[
         list[str],
@@ -123,7 +148,7 @@ def convert(
     )
 
 
-@app.command("released")
+@app.command("released", cls=_Command)
 def list_released(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything known about this one.")] = None,
 ):
@@ -151,7 +176,7 @@ def list_released(
         typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@app.command()
+@app.command(cls=_Command)
 def export(
     model_dir: Annotated[
         Path, typer.Argument(metavar="MODEL_DIR", help="A folder written by save_pretrained or convert.")
@@ -177,7 +202,7 @@ def export(
     typer.echo("\n".join(str(path) for path in (options_file, weight_file, softmax, vocab) if path is not None))
 
 
-@app.command("export-onnx")
+@app.command("export-onnx", cls=_Command)
 def print_onnx_export(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A folder, a name from `elmo-hf released`, or a Hub repository.")
@@ -217,7 +242,7 @@ def print_onnx_export(
         typer.echo(f"  8 bits      lowest cosine {done.cosine:.4f} to the model, off by up to {done.difference:.1e}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def embed(
     paths: Annotated[
         list[str],
@@ -317,7 +342,7 @@ def embed(
     typer.echo(f"{done.path}\n  {done.num_sentences:,} sentences{skipped}, {done.num_words:,} words")
 
 
-@app.command()
+@app.command(cls=_Command)
 def types(
     paths: Annotated[
         list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Text files, then the file to create.")
@@ -345,7 +370,7 @@ def types(
     typer.echo(f"{output}\n  {len(vectors):,} words")
 
 
-@app.command()
+@app.command(cls=_Command)
 def change(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A text, one sentence per line.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The text to compare it with.")],
@@ -395,7 +420,7 @@ def change(
                     typer.echo(f"  {mark} {' '.join(example)[:100]}")
 
 
-@app.command("geometry")
+@app.command("geometry", cls=_Command)
 def print_geometry(
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Text files.")],
     model: Annotated[str | None, typer.Option(help="As for `embed`. [default: elmo-english]")] = None,
@@ -424,7 +449,7 @@ def print_geometry(
 _EMBED_BAR = "{desc} {percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {postfix}"
 
 
-@app.command()
+@app.command(cls=_Command)
 def show(
     what: Annotated[str, typer.Argument(metavar="WORD_OR_SENTENCE", help="A word, or a sentence in quotes.")],
     text: Annotated[list[str], typer.Option("--text", help="A text file; may be repeated.")],
@@ -505,7 +530,7 @@ class Optimizer(StrEnum):
     adamw = "adamw"
 
 
-@app.command()
+@app.command(cls=_Command)
 def pretrain(
     model: Annotated[
         str,
@@ -623,7 +648,7 @@ def pretrain(
         typer.echo(f"  perplexity  {average:,.2f} (forward {ahead:,.2f}, backward {behind:,.2f})")
 
 
-@app.command()
+@app.command(cls=_Command)
 def perplexity(
     text: Annotated[
         list[Path],
@@ -667,7 +692,7 @@ def perplexity(
     )
 
 
-@app.command()
+@app.command(cls=_Command)
 def substitutes(
     sentence: Annotated[str, typer.Argument(help="Text with one word in [brackets].")],
     model: Annotated[
@@ -691,7 +716,7 @@ def substitutes(
         typer.echo(f"{probability:.4f}  {candidate}")
 
 
-@app.command("fit-initial-state")
+@app.command("fit-initial-state", cls=_Command)
 def fit_initial_state_of_folder(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A folder, elmo-english or a name from `elmo-hf released`.")

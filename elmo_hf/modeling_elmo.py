@@ -6,7 +6,7 @@ scalar mix and heads for the usual tasks.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,16 @@ logger = logging.get_logger(__name__)
 # TensorFlow's LSTM cell adds it to the forget gate at run time; it is not in the checkpoint's bias.
 FORGET_BIAS = 1.0
 
+_Value = TypeVar("_Value")
+_Output = TypeVar("_Output", bound=ModelOutput)
+
 # Score of an answer that begins or ends at padding: a probability of exactly 0, and finite in every precision.
 NO_WORD_SCORE = -1e4
+
+
+def given(value: _Value | None) -> _Value:
+    """What is known to be there, to type checkers as well."""
+    return cast(_Value, value)
 
 
 @known
@@ -78,9 +86,10 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
 
     def _is_adapted(self) -> bool:
         """Whether an adapter of PEFT stands on a weight, which it does for the time of a call."""
-        return is_parametrized(self) and any(
-            type(step).__module__.startswith("peft.") for steps in self.parametrizations.values() for step in steps
-        )
+        if not is_parametrized(self):
+            return False
+        parametrizations: Any = self.parametrizations
+        return any(type(step).__module__.startswith("peft.") for steps in parametrizations.values() for step in steps)
 
     def weights(self) -> LstmWeights:
         """The weights as the layer multiplies with them, the bias not rounded to 16 bits."""
@@ -115,18 +124,12 @@ class ElmoLstmLayer(GradientCheckpointingLayer):
                 "LSTM weights with an adapter cannot be trained with gradient checkpointing, which would compute the "
                 "layer again without it. Train without `gradient_checkpointing`."
             )
-        outputs, *states = lstm(
-            inputs,
-            hidden,
-            cell,
-            batch_sizes,
-            self.weights(),
-            self.clips,
-            lengths,
-            None if prepared is None else [prepared],
+        of_layer = None if prepared is None else [prepared]
+        outputs, last_hidden, last_cell = lstm(
+            inputs, hidden, cell, batch_sizes, self.weights(), self.clips, lengths, of_layer
         )
         # The state that recurs is the one before the skip connection.
-        return (outputs + inputs if self.add_skip else outputs), *states
+        return (outputs + inputs if self.add_skip else outputs), last_hidden, last_cell
 
 
 class ElmoEncoder(nn.Module):
@@ -225,7 +228,8 @@ class ElmoEncoder(nn.Module):
     ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         """As `_run_direction`, for both directions in the same products; `inputs` (2, N, projection_dim)."""
         outputs, final_hidden, final_cell = [inputs], [], []
-        for index, (ahead, behind) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
+        pairs: Any = zip(self.forward_layers, self.backward_layers, strict=True)
+        for index, (ahead, behind) in enumerate(pairs):
             read = self.dropout(outputs[-1])
             weights = ahead.weights(), behind.weights()
             prepared = None if products is None else [of_direction[index] for of_direction in products]
@@ -328,6 +332,7 @@ def _init_lstm(layer: nn.Module, factor: float):
 class ElmoPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation that all ELMo models share."""
 
+    config: ElmoConfig
     config_class = ElmoConfig
     base_model_prefix = "elmo"
     main_input_name = "input_ids"
@@ -372,7 +377,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         if unknown:
             raise TypeError(f"`forward` got keyword arguments that it does not know: {', '.join(sorted(unknown))}.")
 
-    def _returned(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+    def _returned(self, outputs: _Output, return_dict: bool | None) -> _Output | tuple:
         return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
 
     def clear_cache(self):
@@ -384,9 +389,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
         another process) to a model with more than 8 MB of weights, and then only for calls of fewer than eight
         sentences: larger batches and smaller models compare all bits, and every other change is noticed at once.
         """
-        self.base_model.character_encoder.word_vectors.clear()
-        self.base_model.encoder.recurrent_weights.clear()
-        self.base_model.float32_bilm.clear()
+        bilm = self._bilm()
+        bilm.character_encoder.word_vectors.clear()
+        bilm.encoder.recurrent_weights.clear()
+        bilm.float32_bilm.clear()
+
+    def _bilm(self) -> "ElmoModel":
+        return cast(ElmoModel, self.base_model)
 
     def freeze_bilm(self):
         """
@@ -419,7 +428,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
             bilm_learning_rate: of the character encoder and the LSTMs.
             weight_decay: of matrices; biases and the weights of the mixes never decay.
         """
-        bilm = {*self.base_model.character_encoder.parameters(), *self.base_model.encoder.parameters()}
+        bilm = {*self._bilm().character_encoder.parameters(), *self._bilm().encoder.parameters()}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in self.parameters():
             if parameter.requires_grad:
@@ -460,19 +469,18 @@ class ElmoModelOutput(ModelOutput):
     @property
     def mask(self) -> Tensor:
         """(batch, words) bool, `True` at words."""
-        return self.attention_mask.bool()
+        return given(self.attention_mask).bool()
 
     @property
     def elmo_representations(self) -> tuple[Tensor, ...]:
         """One (batch, words, hidden_size) tensor per mix, as AllenNLP returns them."""
-        if self.other_representations is None:
-            return (self.last_hidden_state,)
-        return (self.last_hidden_state, *self.other_representations.unbind(1))
+        first = given(self.last_hidden_state)
+        return (first,) if self.other_representations is None else (first, *self.other_representations.unbind(1))
 
     @property
     def lstm_states(self) -> tuple[Tensor, Tensor]:
         """`lstm_hidden` and `lstm_cell`, to be passed in again with the text that follows."""
-        return self.lstm_hidden, self.lstm_cell
+        return given(self.lstm_hidden), given(self.lstm_cell)
 
 
 class ReadSentences(NamedTuple):
@@ -518,9 +526,9 @@ class ElmoModel(ElmoPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Embedding:
         encoder = self.character_encoder
-        return encoder.word_embeddings if encoder.embeddings is None else encoder.embeddings
+        return given(encoder.word_embeddings if encoder.embeddings is None else encoder.embeddings)
 
-    def set_input_embeddings(self, value: nn.Embedding):
+    def set_input_embeddings(self, value: nn.Module):
         encoder = self.character_encoder
         setattr(encoder, "word_embeddings" if encoder.embeddings is None else "embeddings", value)
 
@@ -657,7 +665,7 @@ class ElmoModel(ElmoPreTrainedModel):
         elif self.config.word_embedding_dim:
             raise ValueError("`inputs_embeds` must be None in a model with a table of words, was given.")
         else:
-            width = self.config.char_embedding_dim
+            width, inputs_embeds = self.config.char_embedding_dim, given(inputs_embeds)
             if inputs_embeds.dim() < 4 or inputs_embeds.shape[-2:] != (characters, width):
                 raise ValueError(
                     f"`inputs_embeds` must have shape (batch, words, {characters}, {width}), was: "
@@ -708,10 +716,11 @@ class ElmoModel(ElmoPreTrainedModel):
         """
         if input_ids is not None:
             return encode_words(character_encoder, input_ids.flatten(0, -2), mask)
+        inputs_embeds = given(inputs_embeds)
         if character_encoder is not self.character_encoder:
             inputs_embeds = inputs_embeds.float()
         check_may_vary(character_encoder)
-        boundaries = character_encoder.embeddings(character_encoder.boundary_ids(mask.device))
+        boundaries = given(character_encoder.embeddings)(character_encoder.boundary_ids(mask.device))
         character_embeds = torch.cat([boundaries.to(inputs_embeds), inputs_embeds.flatten(0, -3)])
         vectors = character_encoder(character_embeds=character_embeds)
         return vectors, torch.arange(2, mask.numel() + 2, device=mask.device).view_as(mask)
@@ -760,7 +769,12 @@ class ElmoForPreTrainingOutput(ModelOutput):
     @property
     def lstm_states(self) -> tuple[Tensor, Tensor]:
         """`lstm_hidden` and `lstm_cell`, to be passed in again with the text that follows."""
-        return self.lstm_hidden, self.lstm_cell
+        return given(self.lstm_hidden), given(self.lstm_cell)
+
+
+def _streams_in_place(shape: torch.Size, packed: Tensor) -> Tensor:
+    """(words * batch, features) -> (batch, words, features), where `shape` is (words, batch)."""
+    return packed.unflatten(0, shape).transpose(0, 1)
 
 
 def _check_without_boundaries(config: ElmoConfig):
@@ -832,13 +846,12 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         """
         self._check_keywords(kwargs)
         if backward_input_ids is not None:
-            layers, lstm_states = self.elmo.read_streams(input_ids, backward_input_ids, lstm_states)
-
-            def in_place(packed: Tensor) -> Tensor:
-                return packed.unflatten(0, input_ids.shape[1::-1]).transpose(0, 1)
-
-            features = layers[-1].chunk(2, dim=-1)
-            targets = None if labels is None else (labels.t().flatten(), backward_labels.t().flatten())
+            layers, lstm_states = self.elmo.read_streams(given(input_ids), backward_input_ids, lstm_states)
+            in_place: Any = partial(_streams_in_place, backward_input_ids.shape[1::-1])
+            ahead, behind = layers[-1].chunk(2, dim=-1)
+            features, targets = (ahead, behind), None
+            if labels is not None:
+                targets = labels.t().flatten(), given(backward_labels).t().flatten()
         else:
             sentences = self.elmo.read_sentences(input_ids, attention_mask, inputs_embeds, lstm_states)
             layers, lstm_states, in_place = sentences.layers, sentences.lstm_states, sentences.in_place
@@ -874,7 +887,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         first, second = packed_words.consecutive()
         rows, num_rows, num_slots = packed_words.rows(), mask.shape[0], packed_words.num_slots
         ends = []
-        for half, words, positions in zip(features, targets, (second, first), strict=True):
+        for half, words, positions in zip(features, given(targets), (second, first), strict=True):
             values = -self.softmax.loss(half, words)
             # Of words, their places in the output; of boundaries, one for each row behind them; of padding, the end.
             slots = packed_words.slots[positions]
@@ -952,12 +965,12 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             return features, (words[second], words[first])
         # A sentence's last pair ends at its `</S>`; behind it there is padding.
         is_pair = packed_words.valid[second]
-        return features, tuple(torch.where(is_pair, words[of], -100) for of in (second, first))
+        return features, (torch.where(is_pair, words[second], -100), torch.where(is_pair, words[first], -100))
 
     def _losses(self, features: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean loss of both directions, over the labels other than -100; 0 if there is none."""
         words = torch.cat(targets).to(features[0].device, torch.long)
-        check_range("labels", words, -100, self.config.word_vocab_size)
+        check_range("labels", words, -100, given(self.config.word_vocab_size))
         sampled = self.training and self.softmax.samples
         losses = (self.softmax.sampled_loss if sampled else self.softmax.loss)(
             self.dropout(torch.cat(features)), words
@@ -981,7 +994,8 @@ class ElmoHead(ElmoPreTrainedModel):
 
     # Name of the linear layer and the numbers that it gives, one for each label when absent. Heads whose layers mean
     # different things have different names, so that none loads the layer of another.
-    output_name, num_scores = "classifier", None
+    output_name = "classifier"
+    num_scores: int | None = None
 
     def __init__(self, config: ElmoConfig):
         super().__init__(config)
@@ -990,8 +1004,7 @@ class ElmoHead(ElmoPreTrainedModel):
         self.context = ElmoHeadLstm(config) if config.head_lstm_size is not None else None
         width = 2 * config.head_lstm_size if config.head_lstm_size is not None else config.hidden_size
         self.dropout = nn.Dropout(config.classifier_dropout)
-        num_scores = config.num_labels if self.num_scores is None else self.num_scores
-        setattr(self, self.output_name, nn.Linear(width, num_scores))
+        setattr(self, self.output_name, nn.Linear(width, self.num_scores or given(config.num_labels)))
         self.post_init()
 
     @classmethod

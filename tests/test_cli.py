@@ -1,6 +1,7 @@
 """The command line: what it prints, what it leaves and how it ends."""
 
 import importlib
+import re
 import runpy
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import typer
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
@@ -189,3 +191,10 @@ def test_a_full_disk_is_told_in_one_line(reference_dir: Path, tmp_path: Path, mo
     message = "elmo-hf: Error while serializing: I/O error: No space left on device (os error 28)"
     assert (code, out, err.splitlines()[-1]) == (1, "", message)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", sorted(typer.main.get_group(app).commands))
+def test_help_is_written_for_people_and_not_in_types_of_python(command: str):
+    shown = CliRunner().invoke(app, [command, "-h"]).stdout
+    assert f"{command} [OPTIONS]" in shown
+    assert not re.search(r"<[a-z]|{|list\[|\bstr\b", shown.replace("<adagrad|adamw>", "")), shown

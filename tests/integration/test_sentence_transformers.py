@@ -72,6 +72,8 @@ def test_the_recipe_learns_and_loads_again_without_this_package(
     trained = found["trainer"].model.encode(TEXTS)
     # To the last bit or two: a layer of this size is multiplied by another kernel once its weights are packed.
     np.testing.assert_allclose(found["model"].encode(TEXTS), trained, rtol=0, atol=1e-6)
+    card = (tmp_path / "sentences" / "elmo" / "README.md").read_text(encoding="utf-8")
+    assert "**Maximum Sequence Length:** 512 tokens" in card
     np.save(tmp_path / "texts.npy", np.array(TEXTS))
     run_without_package(
         """
