@@ -54,6 +54,7 @@ def test_options_and_weights_are_taken_as_before(mode: str, tmp_path: Path):
     assert embeddings.embedding_length == vectors.shape[1]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_a_tagger_with_a_crf_is_trained_saved_and_loaded(tmp_path: Path):
     flair.set_seed(0)
     sentences = []
