@@ -140,7 +140,8 @@ def _order(lengths: Tensor, steps: int, static_shapes: bool) -> tuple[list[int],
         each step begins among the positions; and for each position in forward order, (N,) its step, and the place of
         its row among those that run.
     """
-    batch, device = len(lengths), lengths.device
+    # Not `len`, which would make it a constant of a compiled program.
+    batch, device = lengths.shape[0], lengths.device
     rows = torch.arange(batch, device=device)
     if static_shapes:
         numbers = torch.arange(steps, device=device)
