@@ -274,7 +274,7 @@ def lstm_keeping(
     size, dtype = cell.shape[-1], inputs.dtype
     exact = torch.promote_types(dtype, torch.float32)
     projection = step_product(weights.weight_hr)
-    activate, tanh = (_activate, torch.tanh) if exact == torch.float64 else (_activate_roughly, _rough_tanh)
+    activate, tanh = (_activate, torch.tanh) if dtype == exact else (_activate_roughly, _rough_tanh)
     # (..., N, 4 * cell_size) before, then after the non-linearities
     gates = _input_gates(inputs, weights)
     add_recurrent = _recurrent_gates(inputs, weights)
@@ -354,7 +354,7 @@ def lstm_gradients(
     clips = Clips(*(None if clip is None else torch.tensor(clip, dtype=cell.dtype).item() for clip in clips))
     back_recurrent = step_product(weights.weight_hh.transpose(-1, -2))
     back_projection = step_product(weights.weight_hr.transpose(-1, -2))
-    tanh = torch.tanh if exact == torch.float64 else _rough_tanh
+    tanh = torch.tanh if gates.dtype == exact else _rough_tanh
     # Gradients of the state that flows from step to step.
     d_hidden, d_cell = d_final_hidden.clone(), d_final_cell.to(exact, copy=True)
     d_gates = torch.empty_like(gates)
