@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +20,7 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.corpus import BilmWindows, write_corpus
 from elmo_hf.scoring import perplexity
 from examples import english_text, graph_training, packed_text, pretrain_english
+from examples.glove import learn_vectors
 from examples.novels import HELD_OUT
 
 SENTENCES = {
@@ -64,6 +67,24 @@ def test_a_limit_takes_whole_documents(packed: Path, tmp_path: Path):
     packed_text.pack(tmp_path / "text", tmp_path / "less", max_words={"novels": 30})
     taken = json.loads((tmp_path / "less" / "sizes.json").read_text())["train/novels"]
     assert 30 <= taken < 30 + 20 + sum(len(sentence.split()) for sentence in SENTENCES["novels"])
+
+
+def test_a_vocabulary_comes_first(packed: Path, tmp_path: Path):
+    packed_text.pack(tmp_path / "text", tmp_path / "again", vocabulary=["peace", "nowhere", "!"])
+    words, before = (packed_text.read_words(folder) for folder in (tmp_path / "again", packed))
+    assert words == [
+        *before[:3],
+        "peace",
+        "nowhere",
+        "!",
+        *(word for word in before[3:] if word not in ("peace", "!")),
+    ]
+    for source in SENTENCES:
+        (found, numbers) = (
+            [of[number] for number in packed_text.read_numbers(folder / "train" / f"{source}.xz")]
+            for of, folder in ((words, tmp_path / "again"), (before, packed))
+        )
+        assert found == numbers
 
 
 def test_windows_are_those_of_the_library(packed: Path, tmp_path: Path):
@@ -221,6 +242,42 @@ def test_training_ends_in_a_folder_that_scores_as_it_did(packed: Path, tmp_path:
     found = perplexity(model, tokenizer, [sentence.split() for sentence in SENTENCES["novels"]])
     # Sentence by sentence instead of with carried state, and in 16 bits.
     assert found.average == pytest.approx(log[-1]["averaged_perplexity"]["novels"], rel=0.35)
+
+
+def test_a_training_starts_from_a_model_with_its_words(packed: Path, tmp_path: Path):
+    pretrain_english.train(packed, tmp_path / "run", RECIPE, words=4 * 24)
+    pretrain_english.finish(tmp_path / "run", tmp_path / "model")
+    recipe = dataclasses.replace(RECIPE, start=str(tmp_path / "model"))
+    training = pretrain_english.Material(packed).training(recipe)
+    right = ElmoForPreTraining.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(weight, right[name]) for name, weight in training.model.state_dict().items())
+    packed_text.pack(tmp_path / "text", tmp_path / "other", vocabulary=["peace"])
+    with pytest.raises(ValueError, match=r"must have the words of .* first, has others"):
+        pretrain_english.Material(tmp_path / "other").training(recipe)
+
+
+@pytest.mark.parametrize("options", [{"num_samples": 6}, {"num_samples": 6, "bfloat16": True}, {"bfloat16": True}])
+def test_sampled_words_and_bfloat16_learn(packed: Path, tmp_path: Path, options: dict[str, Any], monkeypatch):
+    monkeypatch.setattr(pretrain_english, "LOG_BATCHES", 10)
+    recipe = dataclasses.replace(RECIPE, dropout=0.0, **options)
+    pretrain_english.train(packed, tmp_path / "run", recipe, words=60 * 24, check_batches=30)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    checks = [line["perplexity"]["novels"] for line in log if "perplexity" in line]
+    assert len(checks) == 2
+    assert checks[1] < checks[0] < 16
+
+
+def test_a_character_encoder_learns_vectors(tmp_path: Path):
+    words = ["the", "river", "old", "house", "peace", "world", "book"]
+    folder = tmp_path / "glove"
+    folder.mkdir()
+    torch.manual_seed(0)
+    np.save(folder / "vectors.npy", torch.randn(len(words), 5).numpy())
+    pyarrow.parquet.write_table(pyarrow.table({"word": words}), folder / "index.parquet")
+    encode = small_model().elmo.character_encoder
+    text = ["<S>", "</S>", "<UNK>", *(word.title() for word in words), "elsewhere"]
+    spelled = torch.from_numpy(ElmoTokenizer().words_to_character_ids(text).astype(np.int16))
+    assert learn_vectors(encode, text, spelled, folder, batches=60) > 0.8
 
 
 def archive(path: Path, files: dict[str, str]):
