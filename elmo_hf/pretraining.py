@@ -126,6 +126,7 @@ def pretrain(
         What was trained; `None` in all processes of several but the first.
 
     Raises:
+        ImportError: accelerate is missing.
         OSError, ValueError: something cannot be read, is impossible, or does not belong to what is resumed.
     """
     numbers = {"rows": rows, "unroll_steps": unroll_steps, "save_steps": save_steps, "eval_steps": eval_steps}

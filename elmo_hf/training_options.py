@@ -1,6 +1,7 @@
 """What the options of a training may be, told before anything that takes time to import or to read."""
 
 import math
+from importlib.util import find_spec
 from typing import Any
 
 OPTIMIZERS = ("adagrad", "adamw")
@@ -26,7 +27,10 @@ def check_training_options(
 
     Raises:
         ValueError: one of them is impossible.
+        ImportError: accelerate is missing, without which nothing is trained.
     """
+    if find_spec("accelerate") is None:
+        raise ImportError("Training needs accelerate: pip install 'elmo-hf[train]'")
     if not 0 < epochs < math.inf:
         raise ValueError(f"`epochs` must be more than 0, was: {epochs}.")
     if learning_rate is not None and not 0 <= learning_rate < math.inf:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, EvalPrediction, Trainer, Tra
 from transformers.utils import logging
 
 import elmo_hf  # noqa: F401 (registers ELMo with the Auto classes)
+from elmo_hf.small_model import find_model
 
 # What the head reads: the learned mix of all layers, the word vectors before the LSTMs, or an untrained biLM.
 FEATURES = ("elmo", "static", "random")
@@ -52,7 +53,7 @@ def option_parser(documentation: str, output: str) -> argparse.ArgumentParser:
         description=documentation.strip().partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("model", help="folder or Hub name of an ELMo")
+    add("model", type=find_model, help="folder or Hub name of an ELMo, or elmo-english")
     add("--data", type=Path, required=True, help="folder of the data set")
     add("--output", type=Path, default=Path(output), help="folder for model, tokenizer and layer_weights.png")
     add("--features", choices=FEATURES, default="elmo", help="all layers, word vectors alone, or random weights")

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
-from elmo_hf import ElmoEmbedder, default_model_path
+from elmo_hf import ElmoEmbedder
+from elmo_hf.small_model import find_model
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 SENTENCES = (FIXTURES / "word_senses.tsv", FIXTURES / "modern_senses.tsv")
@@ -38,7 +39,7 @@ QUERIES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default=default_model_path(), help="folder or Hub repository")
+    parser.add_argument("model", nargs="?", type=find_model, default="elmo-english", help="folder or Hub repository")
     parser.add_argument("--sentences", type=Path, help="where to look for neighbours")
     parser.add_argument("--query", help="a sentence of yours")
     parser.add_argument("--word", help="the word in it")

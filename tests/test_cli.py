@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 import elmo_hf
-from elmo_hf import ElmoModel
+from elmo_hf import ElmoModel, training_options
 from elmo_hf.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -170,6 +170,13 @@ def test_without_typer_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
         importlib.import_module("elmo_hf.cli")
     # What is not a number goes to the error stream, and the code is 1.
     assert ended.value.code == "elmo-hf: the command line needs typer: pip install 'elmo-hf[cli]'"
+
+
+def test_without_accelerate_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training_options, "find_spec", lambda name: None)
+    code, _, told = run("pretrain", "elmo-english", "--train", ROOT / "README.md", "--output", tmp_path / "out")
+    assert (code, told.strip()) == (1, "elmo-hf: Training needs accelerate: pip install 'elmo-hf[train]'")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_converted_folder_may_be_named_by_a_relative_path(
