@@ -108,9 +108,9 @@ class Bfloat16Product:
 
 def step_product(weight: Tensor, bias: Tensor | None = None) -> Product:
     """`x @ weight.T + bias` for the steps of one call."""
-    if weight.dim() == 2 and onednn_works():
-        works = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bfloat16_products_work())
-        if works and is_large(weight, weight.dtype):
+    if weight.dim() == 2 and is_large(weight, weight.dtype):
+        works = {torch.float32: onednn_works, torch.bfloat16: bfloat16_products_work}.get(weight.dtype)
+        if works is not None and works():
             return PackedProduct(weight, bias)
     transposed = weight.transpose(-1, -2)
     if bias is None:

@@ -46,6 +46,8 @@ def _read_tensor(doc: Doc):
     for hooks in (doc.user_hooks, doc.user_span_hooks, doc.user_token_hooks):
         hooks["has_vector"] = _has_vector
         hooks["vector_norm"] = _norm
+        # By itself, spaCy takes two tokens that are spelled alike for the same.
+        hooks["similarity"] = _similarity
 
 
 def _row(token: Any) -> Any:
@@ -65,6 +67,13 @@ def _has_vector(tokens: Any) -> bool:
 
 def _norm(tokens: Any) -> float:
     return float((tokens.vector**2).sum() ** 0.5)
+
+
+def _similarity(one: Any, other: Any) -> float:
+    """The cosine of both vectors, 0 where there is none."""
+    # Not `vector_norm`, which spaCy 3.8 answers with the vector for a span.
+    norms = _norm(one) * _norm(other)
+    return float((one.vector * other.vector).sum() / norms) if norms else 0.0
 
 
 @Language.factory("elmo", default_config={"model": None, "layers": "mix"})
