@@ -637,6 +637,7 @@ def pretrain(
             eval_steps=eval_steps,
             log_to=log_to,
         )
+        _leave_the_others()
     if done is None:
         return
     typer.echo(f"\n{output}")
@@ -747,6 +748,14 @@ def fit_initial_state_of_folder(
             loaded.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     typer.echo(f"{output_dir}")
+
+
+def _leave_the_others():
+    """Ends the work of several processes, whose threads could outlive the interpreter and abort it."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _language_model(model: str | None) -> "tuple[ElmoForPreTraining, ElmoTokenizer]":

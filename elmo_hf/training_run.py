@@ -60,6 +60,9 @@ class TrainingRun:
         if resume or not is_main_process:
             self._take_over()
         if is_main_process:
+            # safetensors writes beside its file, and a killed process leaves that.
+            for path in self.folder.glob(".tmp??????"):
+                path.unlink()
             for path in checkpoints(self.folder):
                 if not is_complete(path):
                     logger.warning(f"{path} is incomplete and left out.")

@@ -265,6 +265,10 @@ def test_a_model_is_pretrained_in_bfloat16(tmp_path: Path, monkeypatch: pytest.M
     assert done.num_batches == 8
     with pytest.raises(ValueError, match=re.escape(f"`bf16` must be True to resume {tmp_path / 'out'}, was: False.")):
         pretrain(*arguments, **{**options, "bf16": False}, max_steps=12, resume=True)
+    # What safetensors leaves of a file where a process was killed.
+    left = tmp_path / "out" / ".tmpA1b2C3"
+    left.write_bytes(b"half a file")
     again = pretrain(*arguments, **options, max_steps=12, resume=True)
+    assert not left.exists()
     assert again is not None
     assert again.num_batches == 12
