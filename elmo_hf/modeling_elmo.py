@@ -856,12 +856,17 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             sentences = self.elmo.read_sentences(input_ids, attention_mask, inputs_embeds, lstm_states)
             layers, lstm_states, in_place = sentences.layers, sentences.lstm_states, sentences.in_place
             features, targets = self._neighbours(sentences, labels)
-        outputs = ElmoForPreTrainingOutput(lstm_hidden=lstm_states[0], lstm_cell=lstm_states[1])
-        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            outputs.hidden_states = tuple(map(in_place, layers))
-        if targets is not None:
-            outputs.forward_loss, outputs.backward_loss = self._losses(features, targets)
-            outputs.loss = (outputs.forward_loss + outputs.backward_loss) / 2
+        shows_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        ahead_loss, behind_loss = (None, None) if targets is None else self._losses(features, targets)
+        # At once: what is set later is no key of a `ModelOutput`, and lost where outputs are copied.
+        outputs = ElmoForPreTrainingOutput(
+            loss=None if ahead_loss is None or behind_loss is None else (ahead_loss + behind_loss) / 2,
+            forward_loss=ahead_loss,
+            backward_loss=behind_loss,
+            lstm_hidden=lstm_states[0],
+            lstm_cell=lstm_states[1],
+            hidden_states=tuple(map(in_place, layers)) if shows_layers else None,
+        )
         return self._returned(outputs, return_dict)
 
     @torch.no_grad()

@@ -272,3 +272,14 @@ def test_a_model_is_pretrained_in_bfloat16(tmp_path: Path, monkeypatch: pytest.M
     assert not left.exists()
     assert again is not None
     assert again.num_batches == 12
+
+
+def test_losses_are_items_of_the_output_and_come_first(text: Corpus):
+    windows = BilmWindows(text, word_tokenizer(), ROWS, STEPS)
+    batch = default_data_collator([windows[row] for row in range(ROWS)])
+    model = language_model().eval()
+    outputs = model(**batch)
+    assert list(outputs)[:3] == ["loss", "forward_loss", "backward_loss"]
+    assert outputs["loss"] is outputs.loss
+    assert torch.equal(model(**batch, return_dict=False)[0], outputs.loss)
+    assert "loss" not in model(batch["input_ids"])
