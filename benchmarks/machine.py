@@ -2,6 +2,8 @@
 
 import platform
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,3 +49,9 @@ def peak_memory() -> float:
     """GB that this process has held at most. Linux only: `getrusage` would count the parent's memory as well."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6
+
+
+def peak_memory_of(module: str, *arguments: str) -> float:
+    """GB that a process held at most which runs a module of the benchmarks and prints it last."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -16,8 +16,6 @@ implementation here. Peak memory is that of a process of its own.
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 
 import torch
@@ -26,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.machine import best_times, describe, peak_memory
+from benchmarks.machine import best_times, describe, peak_memory, peak_memory_of
 from elmo_hf import ElmoConfig, ElmoForPreTraining, default_model_path
 from elmo_hf.character_encoder_elmo import ElmoCharacterEncoder
 from elmo_hf.products_elmo import step_product
@@ -165,13 +163,6 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor):
     optimizer.zero_grad()
 
 
-def peak_memory_of(name: str, arguments: argparse.Namespace, size: str) -> float:
-    """GB that a process which trains in this way alone held at most, over two steps."""
-    command = [sys.executable, "-m", "benchmarks.pretraining_speed", "--memory-of", name, "--size", size]
-    command += ["--rows", str(arguments.rows)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "original"), action="append", help="both without it")
@@ -198,7 +189,8 @@ def main():
         for column in ("", "words per second", "x float32", "peak GB"):
             table.add_column(column, justify="left" if not column else "right")
         for name, value in seconds.items():
-            memory = "" if name.startswith("bare") else f"{peak_memory_of(name, arguments, size):.2f}"
+            alone = ("--memory-of", name, "--size", size, "--rows", str(arguments.rows))
+            memory = "" if name.startswith("bare") else f"{peak_memory_of('pretraining_speed', *alone):.2f}"
             table.add_row(name, f"{words / value:,.0f}", f"{seconds['float32'] / value:.2f}", memory)
         console.print(describe())
         console.print(table)

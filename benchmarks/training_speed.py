@@ -12,8 +12,6 @@ is compared before anything is timed.
 
 import argparse
 import random
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.allennlp_modules import load_allennlp
 from benchmarks.inference_speed import SIZES, Sentences, num_words, read_sentences
-from benchmarks.machine import best_times, describe, peak_memory
+from benchmarks.machine import best_times, describe, peak_memory, peak_memory_of
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
 from elmo_hf.checkpoints.bilm_hdf5 import read_model, write_weights
 from elmo_hf.checkpoints.bilm_options import write_options
@@ -62,15 +60,6 @@ def task(name: str, folder: Path, sentences: Sentences) -> Callable[[], torch.Te
     return run_theirs
 
 
-def peak_memory_of(name: str, folder: Path, arguments: argparse.Namespace) -> float:
-    """GB that a process with this model alone held at most, over two passes."""
-    command = [sys.executable, "-m", "benchmarks.training_speed", "--memory-of", name, str(folder)]
-    command += ["--batch", str(arguments.batch)]
-    if arguments.corpus:
-        command += ["--corpus", str(arguments.corpus)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -104,7 +93,8 @@ def main():
         ours, theirs = (run() for run in both.values())
         difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
         seconds = best_times(both, arguments.rounds)
-        memory = {name: peak_memory_of(name, folder, arguments) for name in names}
+        of_text = ["--batch", str(arguments.batch)] + (["--corpus", str(arguments.corpus)] if arguments.corpus else [])
+        memory = {name: peak_memory_of("training_speed", "--memory-of", name, temporary, *of_text) for name in names}
 
     table = Table(title=f"{arguments.size} size, batch {arguments.batch}, forward and backward")
     for column in ("", "words per second", "seconds", "peak GB"):

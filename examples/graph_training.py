@@ -179,12 +179,6 @@ def full_softmax(features: Tensor, labels: Tensor, softmax: torch.nn.Module) -> 
     return F.cross_entropy(F.linear(features, softmax.weight, softmax.bias), labels, reduction="none")
 
 
-def exact_losses(features: Tensor, labels: Tensor, softmax: torch.nn.Module) -> Tensor:
-    """As `full_softmax`, a few rows at a time."""
-    pairs = zip(features.split(512), labels.split(512), strict=True)
-    return torch.cat([full_softmax(part, targets, softmax) for part, targets in pairs])
-
-
 def sampled_softmax(features: Tensor, labels: Tensor, softmax: torch.nn.Module) -> Tensor:
     """(N,) losses against a sample of the words, 0 where there is no label."""
     return softmax.sampled_loss(features, labels)
@@ -405,7 +399,7 @@ def perplexities(
         begin, end = text.bounds[source]
         number = max(1, min(rows, (end - begin) // unroll_steps))
         places = text.rows({source: number}, unroll_steps)
-        bilm = Bilm(model, spelled, number, unroll_steps, exact_losses)
+        bilm = Bilm(model, spelled, number, unroll_steps, lambda tops, labels, softmax: softmax.loss(tops, labels))
         losses, count = torch.zeros(2, device=spelled.device), torch.zeros(2, device=spelled.device)
         for step in range(int(places.windows[0])):
             step = torch.tensor(step, device=spelled.device)

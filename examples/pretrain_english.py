@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
+from elmo_hf.configuration_elmo import WORD_VOCABULARY_START
 from elmo_hf.files import atomic_file
 from examples import english_text, packed_text
 from examples.glove import learn_vectors
@@ -193,7 +194,7 @@ def main() -> None:
             arguments.work / "text",
             arguments.work / "packed",
             max_words=None if arguments.all else MAX_WORDS,
-            vocabulary=ElmoTokenizer.from_pretrained(arguments.start).word_vocabulary[3:] if arguments.start else (),
+            vocabulary=words_of(arguments.start)[len(WORD_VOCABULARY_START) :] if arguments.start else (),
         )
     elif arguments.command == "trials":
         trials(arguments.packed, arguments.output, arguments.words, arguments.only, arguments.teacher)
@@ -205,6 +206,11 @@ def main() -> None:
         train(arguments.packed, arguments.output, recipe, *limits, arguments.check)
     else:
         finish(arguments.run, arguments.output)
+
+
+def words_of(model: str | Path) -> list[str]:
+    """The words that the model of a folder predicts."""
+    return ElmoTokenizer.from_pretrained(model).word_vocabulary or []
 
 
 class Material:
@@ -224,8 +230,7 @@ class Material:
         model = ElmoForPreTraining(recipe.config()).to(self.device).train()
         model.elmo.character_encoder.word_cache_size = 0
         if recipe.start is not None:
-            vocabulary = packed_text.read_words(self.packed)[: recipe.word_vocab_size]
-            if ElmoTokenizer.from_pretrained(recipe.start).word_vocabulary != vocabulary:
+            if words_of(recipe.start) != packed_text.read_words(self.packed)[: recipe.word_vocab_size]:
                 raise ValueError(
                     f"{self.packed}: must have the words of {recipe.start} first, has others. Pack the text for it."
                 )

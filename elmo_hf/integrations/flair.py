@@ -64,19 +64,18 @@ class ELMoEmbeddings(TokenEmbeddings):
             embedder = ElmoEmbedder(options_file=options_file, weight_file=weight_file)
         else:
             embedder = load_embedder(MODELS.get(model, model))
-        # Not as a module of this one: its weights belong to no tagger, and stay out of its file.
-        self._embedder = [embedder]
+        # No module, so that its weights belong to no tagger and stay out of its file.
+        self._embedder = embedder
 
     @property
     def embedding_length(self) -> int:
-        config = self._embedder[0].model.config
+        config = self._embedder.model.config
         return config.hidden_size * (config.num_hidden_layers + 1 if self.embedding_mode == "all" else 1)
 
     def _add_embeddings_internal(self, sentences: list[Sentence]) -> list[Sentence]:
-        (embedder,) = self._embedder
-        embedder.model.to(flair.device)
+        self._embedder.model.to(flair.device)
         words = [[token.text for token in sentence] for sentence in sentences]
-        for sentence, vectors in zip(sentences, embedder.embed(words, self.embedding_mode), strict=True):
+        for sentence, vectors in zip(sentences, self._embedder.embed(words, self.embedding_mode), strict=True):
             if self.embedding_mode == "all":
                 # (layers, words, features) -> (words, layers * features)
                 vectors = np.concatenate(list(vectors), axis=-1)

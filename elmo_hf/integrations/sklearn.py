@@ -42,11 +42,8 @@ class ElmoVectorizer(TransformerMixin, BaseEstimator):
         """
         if self.pooling is None:
             raise ValueError("`pooling` must be mean or max, was: None.")
-        embedder = self._loaded()
-        found = [vectors.ravel() for vectors in embedder.embed(texts, self.layers, self.pooling)]
-        # (layers, 0, features) for no text at all
-        empty = embedder.embed([[]], self.layers, self.pooling) if not found else ()
-        return np.stack(found) if found else np.empty((0, *(vectors.size for vectors in empty)), np.float32)
+        found = [vectors.ravel() for vectors in self._loaded().embed(texts, self.layers, self.pooling)]
+        return np.stack(found) if found else np.empty((0, len(self.get_feature_names_out())), np.float32)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         (vectors,) = self._loaded().embed([[]], self.layers, self.pooling)
