@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ class Pretrained:
     metrics: dict[str, float]
 
 
+@contextmanager
+def _leaves_no_precision_behind() -> Iterator[None]:
+    """transformers 4 notes the precision of a training in the environment, where the next training finds it."""
+    name = "ACCELERATE_MIXED_PRECISION"
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+@_leaves_no_precision_behind()
 def pretrain(
     model_dir: PathLike,
     train: PathLike | Iterable[PathLike],

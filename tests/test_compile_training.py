@@ -18,13 +18,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 WORDS = 3
 
 
-@pytest.fixture(autouse=True)
-def the_compiler_is_left_off_for_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    # `TrainingArguments` sets them for good.
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
-    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "default")
-
-
 def train(folder: Path, **overrides: Any) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of the steps and the weights after them."""
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -43,9 +43,7 @@ NAME = 1
 
 
 @pytest.fixture(autouse=True)
-def each_training_has_a_precision_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With transformers 4 a training in bfloat16 leaves it on for the next one."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+def no_state_of_accelerate_is_left_from_other_tests() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
