@@ -7,7 +7,7 @@ import pickle
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
@@ -25,7 +25,6 @@ from elmo_hf import ElmoModel, engine_elmo, products_elmo
 from elmo_hf.lstm_kernels_elmo import Clips
 from tests.tiny import character_ids, tiny_model, word_ids
 
-NUM_FORKS = int(os.environ.get("ELMO_HF_FORKS", "6"))
 # An exception is raised at each so many-th line.
 NUM_LINES = int(os.environ.get("ELMO_HF_LINES", "29"))
 NUM_INTERRUPTS = int(os.environ.get("ELMO_HF_INTERRUPTS", "20"))
@@ -577,50 +576,6 @@ def test_interrupts_at_random_moments_leave_every_number_right():
     assert interrupted == NUM_INTERRUPTS
     for _ in range(20):
         assert_current(one, new_words(generator))
-
-
-@pytest.fixture
-def threads_that_embed() -> Iterator[ElmoModel]:
-    one, stop = tiny_model(word_cache_size=64), threading.Event()
-
-    def embed(seed: int):
-        generator = random.Random(seed)
-        while not stop.is_set():
-            layers_of(one, new_words(generator, sentences=2, words=3))
-
-    threads = [threading.Thread(target=embed, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    yield one
-    stop.set()
-    for thread in threads:
-        thread.join()
-
-
-# Python 3.12 warns of what is tested here.
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_fork_beside_threads_that_embed_does_not_hang(threads_that_embed: ElmoModel):
-    ids = new_words(random.Random(2))
-    expected = layers_of(without_cache(threads_that_embed), ids)[-1]
-    for _ in range(NUM_FORKS):
-        child = os.fork()
-        if child == 0:
-            try:
-                torch.set_num_threads(1)
-                found = layers_of(threads_that_embed, ids)[-1]
-                os._exit(0 if torch.allclose(found, expected, atol=1e-6) else 3)
-            except BaseException:
-                os._exit(4)
-        for _ in range(600):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            threading.Event().wait(0.05)
-        else:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-            pytest.fail("The child hangs.")
-        assert os.waitstatus_to_exitcode(status) == 0
 
 
 def ids_of(*numbers: int) -> Tensor:
