@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.inference_speed import PAIR_SIZES, read_sentences
+from benchmarks.inference_speed import SIZES, read_sentences
 from benchmarks.machine import describe
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
 
@@ -83,7 +83,7 @@ def rates(models: dict[str, ElmoModel], sentences: list[list[str]], batch_size: 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="a tokenised sentence per line; the reference's without")
-    parser.add_argument("--size", choices=PAIR_SIZES, default="packaged")
+    parser.add_argument("--size", choices=SIZES, default="elmo-english")
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--batchings", type=int, default=20)
     parser.add_argument("--turns", type=int, default=8)
@@ -91,8 +91,8 @@ def main():
     print(describe())
     sentences = read_sentences(arguments.corpus)
     torch.manual_seed(0)
-    plain = ElmoModel(ElmoConfig(**PAIR_SIZES[arguments.size])).eval()
-    invariant = ElmoModel(ElmoConfig(**PAIR_SIZES[arguments.size], batch_invariant=True)).eval()
+    plain = ElmoModel(ElmoConfig(**SIZES[arguments.size])).eval()
+    invariant = ElmoModel(ElmoConfig(**SIZES[arguments.size], batch_invariant=True)).eval()
     invariant.load_state_dict(plain.state_dict())
     models = {"default": plain, "batch_invariant": invariant}
 

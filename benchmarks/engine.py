@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.inference_speed import SIZES, model_pair, read_sentences
 from benchmarks.machine import describe
-from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids, engine_elmo, load_default
+from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids, engine_elmo
 
 ROUNDS = 15
 BATCH_SIZES = (1, 8, 32, 64)
@@ -56,10 +56,8 @@ def check_table() -> Table:
     table = Table(title="check of what was prepared, sentences of 20 words")
     for column in ("size", "batch", "call ms", "check ms", "share"):
         table.add_column(column, justify="right")
-    models = {"packaged": load_default()[0]}
     for size, options in SIZES.items():
-        models[size] = ElmoModel(ElmoConfig(**options)).eval()
-    for size, model in models.items():
+        model = ElmoModel(ElmoConfig(**options)).eval()
         for batch_size in BATCH_SIZES:
             ids = sentences(batch_size)
             model(ids)

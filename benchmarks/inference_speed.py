@@ -1,5 +1,5 @@
 """
-Words a second on a CPU: this library, AllenNLP 2.10.1 and `torch.nn.LSTM(proj_size=...)`, in one process, in turn.
+Words per second on a CPU: this library, AllenNLP 2.10.1 and `torch.nn.LSTM(proj_size=...)`, in one process, in turn.
 
     python -m benchmarks.inference_speed --quick
     python -m benchmarks.inference_speed --corpus sentences.txt --size original
@@ -36,25 +36,20 @@ from torch import nn
 from benchmarks.allennlp_modules import load_allennlp
 from benchmarks.bound import BareProducts
 from benchmarks.machine import best_times, describe, sgemm_rate
-from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
+from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids, default_model_path
 from elmo_hf.checkpoints.bilm_hdf5 import write_weights
 from elmo_hf.checkpoints.bilm_options import write_options
 from tests.reference import reference_folder
 
+_PACKAGED = ElmoConfig.from_pretrained(default_model_path())
 SIZES = {
+    "elmo-english": {
+        name: getattr(_PACKAGED, name)
+        for name in ("cell_size", "projection_dim", "num_highway_layers", "char_cnn_filters")
+    },
     "small": {"cell_size": 1024, "projection_dim": 128, "num_highway_layers": 1},
     "medium": {"cell_size": 2048, "projection_dim": 256, "num_highway_layers": 1},
     "original": {},
-}
-# Beside them, the size of the model in the package, whose character encoder is smaller as well.
-PAIR_SIZES = {
-    "packaged": {
-        "cell_size": 384,
-        "projection_dim": 160,
-        "num_highway_layers": 1,
-        "char_cnn_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 128]],
-    },
-    **SIZES,
 }
 BATCH_SIZES = (1, 8, 32, 64)
 SORTED_BATCH_SIZES = (32, 64, 128)
@@ -217,8 +212,8 @@ def pairs_table(
     for column in ("batch", "before", "now", "ratio", "lowest and highest round", "largest difference"):
         table.add_column(column, justify="right")
     torch.manual_seed(0)
-    now = ElmoModel(ElmoConfig(**PAIR_SIZES[size])).eval()
-    before = other.ElmoModel(other.ElmoConfig(**PAIR_SIZES[size])).eval()
+    now = ElmoModel(ElmoConfig(**SIZES[size])).eval()
+    before = other.ElmoModel(other.ElmoConfig(**SIZES[size])).eval()
     before.load_state_dict(now.state_dict())
     for batch_size in BATCH_SIZES:
         ratios, seconds, words, difference = [], {before: 0.0, now: 0.0}, 0, 0.0
@@ -266,7 +261,7 @@ def main():
     )
     parser.add_argument("--sentences", type=int, default=2000, help="sentences of the sorted corpus")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time pairs with the version in this folder")
-    parser.add_argument("--size", choices=PAIR_SIZES, action="append", help="all sizes without it")
+    parser.add_argument("--size", choices=SIZES, action="append", help="all sizes without it")
     parser.add_argument("--rounds", type=int, default=3, help="the fastest counts")
     parser.add_argument("--quick", action="store_true", help="fewer sentences and rounds, under ten minutes")
     arguments = parser.parse_args()
@@ -285,7 +280,7 @@ def main():
     console.print(describe())
     if arguments.against:
         other = load_package(arguments.against)
-        for size in arguments.size or PAIR_SIZES:
+        for size in arguments.size or SIZES:
             few_sentences = limits if size == "original" else {batch: 4 * number for batch, number in limits.items()}
             unread = iter(sentences) if arguments.corpus else iter(sentences * 1000)
             console.print(pairs_table(size, other, unread, few_sentences, arguments.rounds))

@@ -2,14 +2,14 @@
 Words per second of pre-training, forward, backward and update: this library, in float32 and under autocast to
 bfloat16, beside plain PyTorch modules.
 
-    python -m benchmarks.pretraining_speed --size small --rows 128
+    python -m benchmarks.pretraining_speed --size elmo-english --rows 128
     python -m benchmarks.pretraining_speed --size original --steps 2
 
 All read the same windows of random words with state that goes on, in turns, in one process. The plain model spells
 every word of a window, has `torch.nn.LSTM(proj_size=...)` without clips and the softmax over all words. Ours does each
 distinct word once, has the clips and samples the softmax; its figure with the full softmax is printed as well. Adagrad
-for all. The small size is that of the packaged model; at the original one the vocabulary is 50,000 words, since with
-its own 793,471 the plain model would take minutes per step.
+for all. At the original size the vocabulary is 50,000 words, since with its own 793,471 the plain model would take
+minutes per step.
 
 "Bare products" are those of the LSTM layers alone, forward and backward, with nothing between them: the bound of any
 implementation here. Peak memory is that of a process of its own.
@@ -35,8 +35,8 @@ NUM_TYPES = 20000
 
 
 def configurations() -> dict[str, ElmoConfig]:
-    small = ElmoConfig.from_pretrained(default_model_path())
-    return {"small": small, "original": ElmoConfig(word_vocab_size=50000, num_sampled_words=8192)}
+    english = ElmoConfig.from_pretrained(default_model_path())
+    return {"elmo-english": english, "original": ElmoConfig(word_vocab_size=50000, num_sampled_words=8192)}
 
 
 class PlainBilm(nn.Module):
@@ -165,7 +165,7 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("small", "original"), action="append", help="both without it")
+    parser.add_argument("--size", choices=("elmo-english", "original"), action="append", help="both without it")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--samples", type=int, help="words that the softmax samples; as configured without it")
     parser.add_argument("--steps", type=int, default=3, help="windows per timed round")

@@ -105,13 +105,13 @@ def main():
     folder = reference_folder()
     models = {
         "random, original size": ElmoModel(ElmoConfig(**SIZES["original"])).eval(),
-        "packaged": load_default()[0],
+        "elmo-english": load_default()[0],
         "trained, tiny": read_model(folder / "options.json", folder / "lm_weights.hdf5").eval(),
     }
     kinds = {name: kinds_of(model) for name, model in models.items()}
     console = Console(width=110)
     console.print(describe())
-    for name in ("random, original size", "packaged"):
+    for name in ("random, original size", "elmo-english"):
         console.print(speed_table(name, kinds[name], sentences, arguments.rounds))
     console.print(fidelity_table(kinds, sentences[:64]))
 

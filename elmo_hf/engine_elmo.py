@@ -56,6 +56,10 @@ TABLE_ROWS = 1024
 # A call of fewer steps is over before packed weights have been checked.
 PACKED_STEPS = 6
 
+# Layers without a weight of more elements are read in float32 for fewer sentences, by whoever asks for bfloat16: calls
+# and not products take the time there.
+BFLOAT16_WEIGHT, BFLOAT16_SENTENCES = 1 << 20, 8
+
 # Weights of more bytes are not compared bit for bit for fewer sentences, see `WeightRecord.holds`.
 LARGE_RECORD, CHECKED_SENTENCES = 1 << 23, 8
 # Contents of fewer bytes are compared with a copy, of more with sums.
@@ -277,6 +281,9 @@ class _RecordKeeper:
 
     def clear(self):
         self._entry = None
+
+    def is_empty(self) -> bool:
+        return self._entry is None
 
     def forget(self, identities: set[int]):
         """Clears what was computed from one of these parameters."""
@@ -759,15 +766,41 @@ def _are_known(layers: Iterable[nn.Module]) -> bool:
 # --- Sixteen bits ---------------------------------------------------------------------------------------------------
 
 
-class Float32Bilm(_RecordKeeper):
-    """
-    A copy in float32 of the modules of a biLM in 16 bits, for a CPU: without instructions for these it would emulate
-    them, two to four times as slowly, and with them small products are no faster. Every 16-bit float is one of
-    float32, so that the copy has the same weights; word vectors, gates, cells and sums are not rounded on their way.
+class _Float32Copy(_RecordKeeper):
+    """A copy in float32 of a module in 16 bits: every 16-bit float is one of float32, so it has the same weights."""
 
-    Where large layers are faster in bfloat16, they are not copied: they multiply with what they have, and word
-    vectors, gates, cells and sums are in float32 there as well.
+    def of(self, module: nn.Module, description: Any, num_sentences: int) -> Any:
+        """`description`: all that decides what the copy computes and is not set anew for each call."""
+        parameters = list(module.parameters())
+        entry = self._entry
+        if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
+            self._entry = None
+            # What is made in inference mode would count no changes.
+            with torch.inference_mode(False), torch.no_grad():
+                twin = copy.deepcopy(module).float()
+            entry = self._entry = WeightRecord(parameters), description, twin
+        return entry[2]
+
+
+class Float32Bilm:
     """
+    Copies in float32 of the modules of a biLM in 16 bits, for a CPU: without instructions for these it would emulate
+    them, two to four times as slowly, and with them small products are no faster. Word vectors, gates, cells and sums
+    are not rounded on their way.
+
+    Layers that are faster in bfloat16 are not copied but multiply with what they have; word vectors, gates, cells and
+    sums are in float32 there as well.
+    """
+
+    def __init__(self):
+        self._character_encoder, self._encoder = _Float32Copy(), _Float32Copy()
+
+    def clear(self):
+        self._character_encoder.clear()
+        self._encoder.clear()
+
+    def is_empty(self) -> bool:
+        return self._character_encoder.is_empty() and self._encoder.is_empty()
 
     def modules(self, character_encoder: Any, encoder: Any, num_sentences: int) -> tuple[Any, Any]:
         """The copies, or the modules themselves where they are to compute in what they are."""
@@ -789,23 +822,14 @@ class Float32Bilm(_RecordKeeper):
             or not is_undisturbed(encoder)
             or (description := _describe(character_encoder)) is None
         ):
-            self._entry = None
+            self.clear()
             return character_encoder, encoder
-        copied = (character_encoder,) if multiplies_in_bfloat16(encoder) else (character_encoder, encoder)
-        parameters = [parameter for module in copied for parameter in module.parameters()]
-        entry = self._entry
-        if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
-            entry = self._entry = None
-            # What is made in inference mode would count no changes.
-            with torch.inference_mode(False), torch.no_grad():
-                copies = tuple(copy.deepcopy(module).float() for module in copied)
-            entry = self._entry = WeightRecord(parameters), description, copies
-        if len(copied) == 1:
-            (wide_character_encoder,) = entry[2]
-            # Its large weights are of bfloat16, whatever they are kept in.
-            wide_character_encoder.multiplies_in_bfloat16 = True
+        wide_character_encoder = self._character_encoder.of(character_encoder, description, num_sentences)
+        # Its large weights are of bfloat16, whatever they are kept in.
+        wide_character_encoder.multiplies_in_bfloat16 = multiplies_in_bfloat16(encoder)
+        if multiplies_in_bfloat16(encoder) and not _is_faster_in_float32(encoder, num_sentences):
             return wide_character_encoder, encoder
-        wide_character_encoder, wide_encoder = entry[2]
+        wide_encoder = self._encoder.of(encoder, None, num_sentences)
         wide_encoder.train(encoder.training)
         wide_encoder.dropout.p = encoder.dropout.p
         wide_layers = [*wide_encoder.forward_layers, *wide_encoder.backward_layers]
@@ -816,14 +840,26 @@ class Float32Bilm(_RecordKeeper):
 
 def multiplies_in_bfloat16(encoder: Any) -> bool:
     """Whether the layers of an encoder are large, and products in bfloat16 fast."""
-    layers = [*encoder.forward_layers, *encoder.backward_layers]
-    weights = [layer._parameters.get(name) for layer in layers for name in _WEIGHT_NAMES]
+    weights = _weights_of_layers(encoder)
     return (
         all(weight is not None and weight.dtype == torch.bfloat16 for weight in weights)
         and all(is_large(recurrent, torch.bfloat16) for recurrent in weights[1::3])
         and not is_emulated(torch.bfloat16)
         and bfloat16_products_work()
     )
+
+
+def _is_faster_in_float32(encoder: Any, num_sentences: int) -> bool:
+    """Whether so few sentences are read faster in float32, where products in bfloat16 are fast."""
+    return num_sentences < BFLOAT16_SENTENCES and all(
+        weight.numel() <= BFLOAT16_WEIGHT for weight in _weights_of_layers(encoder)
+    )
+
+
+def _weights_of_layers(encoder: Any) -> list[Any]:
+    """Three of each layer, `None` where there is none."""
+    layers = [*encoder.forward_layers, *encoder.backward_layers]
+    return [layer._parameters.get(name) for layer in layers for name in _WEIGHT_NAMES]
 
 
 # --- Directions -----------------------------------------------------------------------------------------------------

@@ -90,14 +90,14 @@ def test_copies_and_saved_models_are_without_it():
     model = tiny_model().bfloat16()
     names = set(model.state_dict())
     layers(model)
-    assert model.float32_bilm._entry is not None
+    assert not model.float32_bilm.is_empty()
     assert set(model.state_dict()) == names
-    assert copy.deepcopy(model).float32_bilm._entry is None
+    assert copy.deepcopy(model).float32_bilm.is_empty()
     model.clear_cache()
-    assert model.float32_bilm._entry is None
+    assert model.float32_bilm.is_empty()
     model.float()
     layers(model)
-    assert model.float32_bilm._entry is None
+    assert model.float32_bilm.is_empty()
 
 
 def test_a_language_model_scores_nearly_as_in_float32():
@@ -125,6 +125,7 @@ def with_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("this CPU has no products in bfloat16")
     monkeypatch.setattr(elmo_hf.engine_elmo, "is_emulated", lambda dtype: False)
     monkeypatch.setattr(products_elmo, "LARGE_WEIGHT", 0)
+    monkeypatch.setattr(elmo_hf.engine_elmo, "BFLOAT16_SENTENCES", 0)
 
 
 def in_bfloat16(model: ElmoModel) -> None:
@@ -147,7 +148,7 @@ def test_large_layers_multiply_in_bfloat16_and_keep_their_state_in_float32(optio
     model = tiny_model(**options).bfloat16()
     layers(model)
     in_bfloat16(model)
-    assert len(model.float32_bilm._entry[2]) == 1
+    assert model.float32_bilm._encoder.is_empty()
     batch = layers(model)
     with torch.no_grad():
         alone = model(character_ids()[1:2, :7], output_hidden_states=True)
@@ -158,6 +159,30 @@ def test_large_layers_multiply_in_bfloat16_and_keep_their_state_in_float32(optio
     right = layers(copy.deepcopy(model).float(), lstm_states=(hidden.float(), cell.float()))
     for given, expected in zip(carried, right, strict=True):
         torch.testing.assert_close(given.float(), expected, rtol=0, atol=0.03)
+
+
+@pytest.mark.usefixtures("with_instructions")
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != "float16"])
+def test_few_sentences_are_read_in_float32_where_layers_are_of_medium_size(change: str, monkeypatch):
+    monkeypatch.setattr(elmo_hf.engine_elmo, "BFLOAT16_SENTENCES", len(character_ids()))
+
+    @torch.no_grad()
+    def few(one: ElmoModel) -> list[Tensor]:
+        return list(one(character_ids()[:2], output_hidden_states=True).hidden_states)
+
+    model = tiny_model().bfloat16()
+    layers(model)
+    few(model)
+    CHANGES[change](model)
+    in_bfloat16(model)
+    fresh = copy.deepcopy(model)
+    assert all(map(torch.equal, few(model), few(fresh)))
+    assert fresh.encoder.recurrent_weights.is_empty()
+    for found, expected in zip(few(fresh), few(copy.deepcopy(model).float()), strict=True):
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03)
+    monkeypatch.setattr(elmo_hf.engine_elmo, "BFLOAT16_WEIGHT", 0)
+    few(fresh)
+    assert not fresh.encoder.recurrent_weights.is_empty()
 
 
 @pytest.mark.usefixtures("with_instructions")
