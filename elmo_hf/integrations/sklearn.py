@@ -40,8 +40,10 @@ class ElmoVectorizer(TransformerMixin, BaseEstimator):
         Returns:
             (texts, features) float32; zeros for a text without words.
         """
-        if self.pooling is None:
-            raise ValueError("`pooling` must be mean or max, was: None.")
+        if self.pooling not in ("mean", "max"):
+            raise ValueError(f"`pooling` must be mean or max, was: {self.pooling}.")
+        if isinstance(texts, str):
+            raise TypeError(f"`texts` must be a list of texts, was one text: {texts!r}. Pass [text].")
         found = [vectors.ravel() for vectors in self._loaded().embed(texts, self.layers, self.pooling)]
         return np.stack(found) if found else np.empty((0, len(self.get_feature_names_out())), np.float32)
 

@@ -52,7 +52,7 @@ def test_it_is_cloned_pickled_and_set_as_others_are():
 
 
 def test_what_is_no_text_or_no_pooling_is_told():
-    with pytest.raises(TypeError, match="`sentences` must be a list of sentences"):
+    with pytest.raises(TypeError, match="`texts` must be a list of texts"):
         ElmoVectorizer().transform("They sat on the bank.")
     for pooling in (None, "sum"):
         with pytest.raises(ValueError, match="`pooling` must be mean"):
