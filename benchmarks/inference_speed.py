@@ -10,7 +10,8 @@ sentence per line. Word vectors are forgotten before every timed pass, so nothin
 `--against` times this version and another one in turn instead, on sentences that no earlier call has read.
 `torch.nn.LSTM` stands for the speed of PyTorch itself: it has no clips, and gets the word vectors for nothing. `bound`
 is what the products of the LSTMs alone would allow, with the best kernel at hand for each number of rows and the
-better of two arrangements of the directions, in the same run.
+better of two arrangements of the directions, in the same run. `words` is the share of our time that the vectors of
+words take, which no earlier pass has left.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from benchmarks.machine import best_times, describe, sgemm_rate
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids, default_model_path
 from elmo_hf.checkpoints.bilm_hdf5 import write_weights
 from elmo_hf.checkpoints.bilm_options import write_options
+from elmo_hf.engine_elmo import encode_words
 from tests.reference import reference_folder
 
 _PACKAGED = ElmoConfig.from_pretrained(default_model_path())
@@ -56,6 +58,8 @@ SORTED_BATCH_SIZES = (32, 64, 128)
 
 # Arrangements of the bare products.
 SIDE_BY_SIDE, IN_TURN = "side by side", "in turn"
+# The vectors of words alone, by this library.
+WORDS = "words"
 
 Sentences = list[list[str]]
 
@@ -112,16 +116,26 @@ def passes(
         for batch in batches:
             plain([len(sentence) for sentence in batch])
 
+    def run_words():
+        ours.character_encoder.word_vectors.forget_words()
+        for batch in ids:
+            encode_words(ours.character_encoder, batch.flatten(0, 1), batch.any(-1))
+
     bare = BareProducts(ours, [[len(sentence) for sentence in batch] for batch in batches])
     bounds = {name: partial(bare.run, name == SIDE_BY_SIDE) for name in (SIDE_BY_SIDE, IN_TURN)}
-    return {"elmo_hf": run_ours, "AllenNLP": run_theirs, "nn.LSTM": run_plain, **bounds}
+    return {"elmo_hf": run_ours, "AllenNLP": run_theirs, "nn.LSTM": run_plain, WORDS: run_words, **bounds}
 
 
 def with_bound(rates: dict[str, float]) -> dict[str, float]:
-    """The better of both arrangements of the bare products, and how much of it the model reaches."""
+    """Those of the libraries, and the better of both arrangements of the bare products."""
     bound = max(rates[SIDE_BY_SIDE], rates[IN_TURN])
-    others = {name: rate for name, rate in rates.items() if name not in (SIDE_BY_SIDE, IN_TURN)}
+    others = {name: rate for name, rate in rates.items() if name not in (WORDS, SIDE_BY_SIDE, IN_TURN)}
     return {**others, "bound": bound}
+
+
+def shares(rates: dict[str, float], words: float) -> tuple[str, str]:
+    """How much of the bound the model reaches, and the share of its time that the vectors of words take."""
+    return f"{rates['elmo_hf'] / rates['bound']:.2f}", f"{rates['elmo_hf'] / words:.2f}"
 
 
 def split(sentences: Sentences, batch_size: int) -> list[Sentences]:
@@ -140,18 +154,20 @@ def useful_work(config: ElmoConfig) -> float:
 
 def unsorted_table(size: str, models: tuple, sentences: Sentences, limits: dict[int, int], rounds: int) -> Table:
     table = Table(title=f"{size} size, unsorted, words per second")
-    for column in ("batch", "sentences", "elmo_hf", "AllenNLP", "nn.LSTM", "bound", "x AllenNLP", "of the bound"):
+    columns = ("batch", "sentences", "elmo_hf", "AllenNLP", "nn.LSTM", "bound", "x AllenNLP", "of the bound", "words")
+    for column in columns:
         table.add_column(column, justify="right")
     for batch_size in BATCH_SIZES:
         some = sentences[: limits[batch_size]]
         seconds = best_times(passes(*models, split(some, batch_size)), rounds)
-        rates = with_bound({name: num_words(some) / second for name, second in seconds.items()})
+        all_rates = {name: num_words(some) / second for name, second in seconds.items()}
+        rates = with_bound(all_rates)
         table.add_row(
             str(batch_size),
             str(len(some)),
             *(f"{rate:.0f}" for rate in rates.values()),
             f"{rates['elmo_hf'] / rates['AllenNLP']:.1f}",
-            f"{rates['elmo_hf'] / rates['bound']:.2f}",
+            *shares(rates, all_rates[WORDS]),
         )
     return table
 
@@ -159,7 +175,7 @@ def unsorted_table(size: str, models: tuple, sentences: Sentences, limits: dict[
 def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, alone: int) -> Table:
     """A corpus sorted by length. AllenNLP's best batch size counts, and, beside it, one sentence at a time."""
     table = Table(title=f"{size} size, {len(sentences)} sentences sorted by length, words per second")
-    for column in ("batch", "elmo_hf", "AllenNLP", "nn.LSTM", "bound", "of the bound", "share of sgemm"):
+    for column in ("batch", "elmo_hf", "AllenNLP", "nn.LSTM", "bound", "of the bound", "words", "share of sgemm"):
         table.add_column(column, justify="right")
     ours, theirs, plain = models
     corpus = sorted(sentences, key=len, reverse=True)
@@ -168,10 +184,11 @@ def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, al
     peak = sgemm_rate()
     for batch_size in SORTED_BATCH_SIZES:
         seconds = best_times(passes(ours, theirs, plain, split(corpus, batch_size)), rounds)
-        rates = with_bound({name: num_words(corpus) / second for name, second in seconds.items()})
+        all_rates = {name: num_words(corpus) / second for name, second in seconds.items()}
+        rates = with_bound(all_rates)
         share = useful_work(ours.config) * positions / seconds["elmo_hf"] / peak
-        of_bound = f"{rates['elmo_hf'] / rates['bound']:.2f}"
-        table.add_row(str(batch_size), *(f"{rate:.0f}" for rate in rates.values()), of_bound, f"{share:.0%}")
+        columns = (f"{rate:.0f}" for rate in rates.values())
+        table.add_row(str(batch_size), *columns, *shares(rates, all_rates[WORDS]), f"{share:.0%}")
         best = {name: max(rate, best.get(name, 0)) for name, rate in rates.items()}
     step = max(1, len(corpus) // alone)
     some = corpus[::step]

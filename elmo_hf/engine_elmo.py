@@ -48,7 +48,7 @@ logger = logging.get_logger(__name__)
 FEW_ROWS = 256
 
 # Both directions run together on a CPU up to so many sentences and elements of a weight.
-TOGETHER_LIMITS = ((32, 1 << 18), (1, 1 << 20))
+TOGETHER_LIMITS = ((32, 1 << 18), (8, 1 << 20))
 
 # The first layer's products are computed for all words at once, and not for a slice of positions, up to so many words.
 TABLE_ROWS = 1024
@@ -58,7 +58,7 @@ PACKED_STEPS = 6
 
 # Layers without a weight of more elements are read in float32 for fewer sentences, by whoever asks for bfloat16: calls
 # and not products take the time there.
-BFLOAT16_WEIGHT, BFLOAT16_SENTENCES = 1 << 20, 8
+BFLOAT16_WEIGHT, BFLOAT16_SENTENCES = 1 << 20, 24
 
 # Weights of more bytes are not compared bit for bit for fewer sentences, see `WeightRecord.holds`.
 LARGE_RECORD, CHECKED_SENTENCES = 1 << 23, 8
