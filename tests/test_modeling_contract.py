@@ -24,7 +24,7 @@ from elmo_hf import (
     ElmoTokenizer,
 )
 from tests.tiny import SENTENCES, character_ids, tiny_config
-from tests.upstream import import_upstream, leave_out, results_of
+from tests.upstream import IS_PINNED, import_upstream, leave_out, names_to_check, results_of
 
 common = import_upstream("test_modeling_common")
 pipelines = import_upstream("test_pipeline_mixin")
@@ -251,18 +251,21 @@ class _Contract(common.ModelTesterMixin):
 # transformers 4.57 indexes with lists, which torch is about to read differently.
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning")
 class ElmoModelContractTest(_Contract, unittest.TestCase):
-    pass
+    def tearDown(self) -> None:
+        # What a newer transformers adds may be for other models.
+        if IS_PINNED:
+            super().tearDown()
 
 
 leave_out(ElmoModelContractTest, INAPPLICABLE | EMPTY)
 
 
-@pytest.mark.parametrize("name", INAPPLICABLE)
+@pytest.mark.parametrize("name", names_to_check(_Contract, INAPPLICABLE))
 def test_a_test_left_out_exists_and_does_not_pass(name: str) -> None:
     assert not any(results_of(_Contract, name))
 
 
-@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("name", names_to_check(_Contract, EMPTY))
 def test_a_test_that_is_empty_exists_and_passes(name: str) -> None:
     # Should it fail one day, it has found something to test.
     assert all(results_of(_Contract, name))
