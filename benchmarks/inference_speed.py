@@ -147,7 +147,7 @@ def num_words(sentences: Sentences) -> int:
 
 
 def useful_work(config: ElmoConfig) -> float:
-    """Floating-point operations of the LSTMs a position; the boundaries are positions, too."""
+    """Floating-point operations of the LSTMs per position; the boundaries are positions, too."""
     one_layer = 4 * config.cell_size * 2 * config.projection_dim + config.cell_size * config.projection_dim
     return 2 * 2 * config.num_hidden_layers * one_layer
 

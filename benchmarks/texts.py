@@ -1,4 +1,4 @@
-"""Raw text to measure on: a UTF-8 file, one paragraph a line, or a tar archive of such."""
+"""Raw text to measure on: a UTF-8 file, one paragraph per line, or a tar archive of such."""
 
 import random
 import tarfile

@@ -56,8 +56,8 @@ TABLE_ROWS = 1024
 # A call of fewer steps is over before packed weights have been checked.
 PACKED_STEPS = 6
 
-# Layers without a weight of more elements are read in float32 for fewer sentences, by whoever asks for bfloat16: calls
-# and not products take the time there.
+# A model in bfloat16 without a larger weight in its layers reads fewer sentences in float32: there the calls take the
+# time, not the products.
 BFLOAT16_WEIGHT, BFLOAT16_SENTENCES = 1 << 20, 24
 
 # Weights of more bytes are not compared bit for bit for fewer sentences, see `WeightRecord.holds`.
@@ -826,8 +826,8 @@ class Float32Bilm:
             return character_encoder, encoder
         wide_character_encoder = self._character_encoder.of(character_encoder, description, num_sentences)
         # Its large weights are of bfloat16, whatever they are kept in.
-        wide_character_encoder.multiplies_in_bfloat16 = multiplies_in_bfloat16(encoder)
-        if multiplies_in_bfloat16(encoder) and not _is_faster_in_float32(encoder, num_sentences):
+        wide_character_encoder.multiplies_in_bfloat16 = in_bfloat16 = multiplies_in_bfloat16(encoder)
+        if in_bfloat16 and not _is_faster_in_float32(encoder, num_sentences):
             return wide_character_encoder, encoder
         wide_encoder = self._encoder.of(encoder, None, num_sentences)
         wide_encoder.train(encoder.training)

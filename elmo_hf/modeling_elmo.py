@@ -1107,7 +1107,7 @@ class ElmoForSequenceClassification(ElmoHead):
         Args:
             input_ids: (batch, words, 50) and the other inputs of [`ElmoModel`]; the texts of a pair in one row, as
                 [`ElmoTokenizer`] joins them.
-            labels: (batch,) classes; (batch, num_labels) zeros and ones for several labels a text; (batch,) or
+            labels: (batch,) classes; (batch, num_labels) zeros and ones for several labels per text; (batch,) or
                 (batch, num_labels) numbers for a regression. `problem_type` of the configuration tells which. When it
                 is None it is set by the first labels: one label is a regression, whole numbers are classes.
             num_items_in_batch: labels of all steps that a gradient is accumulated over, see `Trainer`.

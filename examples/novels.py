@@ -3,8 +3,8 @@ Text for the training of a small ELMo: 95 English novels (1840 to 1920), five of
 
     python examples/novels.py eltec-eng.tar.xz OUT_DIR
 
-The archive has one UTF-8 text a novel, a paragraph a line, and `WORKS.tsv`: file, title and author of each (ELTeC-eng
-of COST Action "Distant Reading"; the texts are in the public domain). OUT_DIR gets `train/NAME.txt` and
+The archive has one UTF-8 text per novel, a paragraph per line, and `WORKS.tsv`: file, title and author of each
+(ELTeC-eng of COST Action "Distant Reading"; the texts are in the public domain). OUT_DIR gets `train/NAME.txt` and
 `held_out/NAME.txt`; sentences are not tokenised.
 """
 

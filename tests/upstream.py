@@ -162,7 +162,7 @@ def _register_package(tests: Path) -> None:
     _stand_in("generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
     _stand_in("exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))
     _stand_in("utils.test_configuration_utils", config_common_kwargs=CONFIG_COMMON_KWARGS)
-    # transformers 4 imports one class a pipeline, transformers 5 names them in strings.
+    # transformers 4 imports one class per pipeline, transformers 5 names them in strings.
     text = (tests / "test_pipeline_mixin.py").read_text(encoding="utf-8")
     for module, name in re.findall(r"\.(pipelines\.test_pipelines_\w+)(?: import |\.)(\w+PipelineTests)", text):
         base = PIPELINE_TESTS.get(name, _NoPipelineTests)
@@ -200,7 +200,7 @@ class _FeatureExtractionPipelineTests:
         words = [len(pipe.tokenizer(text)["input_ids"]) for text in examples]
         vectors = pipe(examples)
         if [len(one[0]) for one in vectors] != words:
-            raise AssertionError(f"Expected one vector a word ({words}), was: {[len(one[0]) for one in vectors]}.")
+            raise AssertionError(f"Expected one vector per word ({words}), was: {[len(one[0]) for one in vectors]}.")
 
 
 class _TextClassificationPipelineTests:
@@ -210,13 +210,13 @@ class _TextClassificationPipelineTests:
 
     def run_pipeline_test(self, pipe: Any, examples: list[str]) -> None:
         labels = set(pipe.model.config.id2label.values())
-        _expect({one["label"] for one in pipe(examples)} <= labels, "one of the labels a text")
-        _expect(len(pipe(examples)) == len(examples), "one result a text")
+        _expect({one["label"] for one in pipe(examples)} <= labels, "one of the labels per text")
+        _expect(len(pipe(examples)) == len(examples), "one result per text")
         every = pipe(examples[0], top_k=None)
         _expect({one["label"] for one in every} == labels, "every label")
         _expect(abs(sum(one["score"] for one in every) - 1) < 1e-2, "probabilities that add up to 1")
         pair = pipe({"text": examples[0], "text_pair": examples[1]})
-        _expect(pair["label"] in labels, "one of the labels a pair")
+        _expect(pair["label"] in labels, "one of the labels per pair")
 
 
 class _TokenClassificationPipelineTests:
@@ -227,8 +227,8 @@ class _TokenClassificationPipelineTests:
     def run_pipeline_test(self, pipe: Any, examples: list[str]) -> None:
         labels = set(pipe.model.config.id2label.values())
         for entities, text in zip(pipe(examples), examples, strict=True):
-            _expect([one["word"] for one in entities] == pipe.tokenizer.tokenize(text), "one entity a word")
-            _expect({one["entity"] for one in entities} <= labels, "one of the labels a word")
+            _expect([one["word"] for one in entities] == pipe.tokenizer.tokenize(text), "one entity per word")
+            _expect({one["entity"] for one in entities} <= labels, "one of the labels per word")
             _expect(all(text[one["start"] : one["end"]] == one["word"] for one in entities), "offsets of the text")
         for strategy in ("simple", "first", "average", "max"):
             for groups, text in zip(pipe(examples, aggregation_strategy=strategy), examples, strict=True):
