@@ -126,16 +126,17 @@ def passes(
     return {"elmo_hf": run_ours, "AllenNLP": run_theirs, "nn.LSTM": run_plain, WORDS: run_words, **bounds}
 
 
-def with_bound(rates: dict[str, float]) -> dict[str, float]:
-    """Those of the libraries, and the better of both arrangements of the bare products."""
-    bound = max(rates[SIDE_BY_SIDE], rates[IN_TURN])
-    others = {name: rate for name, rate in rates.items() if name not in (WORDS, SIDE_BY_SIDE, IN_TURN)}
-    return {**others, "bound": bound}
-
-
-def shares(rates: dict[str, float], words: float) -> tuple[str, str]:
-    """How much of the bound the model reaches, and the share of its time that the vectors of words take."""
-    return f"{rates['elmo_hf'] / rates['bound']:.2f}", f"{rates['elmo_hf'] / words:.2f}"
+def rates_and_shares(
+    tasks: dict[str, Callable[[], object]], words: int, rounds: int
+) -> tuple[dict[str, float], tuple[str, str]]:
+    """
+    Words per second of the libraries and of the better of both arrangements of the bare products; how much of that the
+    model reaches, and the share of its time that the vectors of words take.
+    """
+    rates = {name: words / seconds for name, seconds in best_times(tasks, rounds).items()}
+    of_words = rates.pop(WORDS)
+    rates["bound"] = max(rates.pop(SIDE_BY_SIDE), rates.pop(IN_TURN))
+    return rates, (f"{rates['elmo_hf'] / rates['bound']:.2f}", f"{rates['elmo_hf'] / of_words:.2f}")
 
 
 def split(sentences: Sentences, batch_size: int) -> list[Sentences]:
@@ -159,15 +160,13 @@ def unsorted_table(size: str, models: tuple, sentences: Sentences, limits: dict[
         table.add_column(column, justify="right")
     for batch_size in BATCH_SIZES:
         some = sentences[: limits[batch_size]]
-        seconds = best_times(passes(*models, split(some, batch_size)), rounds)
-        all_rates = {name: num_words(some) / second for name, second in seconds.items()}
-        rates = with_bound(all_rates)
+        rates, shares = rates_and_shares(passes(*models, split(some, batch_size)), num_words(some), rounds)
         table.add_row(
             str(batch_size),
             str(len(some)),
             *(f"{rate:.0f}" for rate in rates.values()),
             f"{rates['elmo_hf'] / rates['AllenNLP']:.1f}",
-            *shares(rates, all_rates[WORDS]),
+            *shares,
         )
     return table
 
@@ -182,19 +181,17 @@ def sorted_table(size: str, models: tuple, sentences: Sentences, rounds: int, al
     positions = num_words(corpus) + 2 * len(corpus)
     best: dict[str, float] = {}
     peak = sgemm_rate()
+    # Words per second, if nothing but the products of the LSTMs took time.
+    at_peak = peak * num_words(corpus) / (useful_work(ours.config) * positions)
     for batch_size in SORTED_BATCH_SIZES:
-        seconds = best_times(passes(ours, theirs, plain, split(corpus, batch_size)), rounds)
-        all_rates = {name: num_words(corpus) / second for name, second in seconds.items()}
-        rates = with_bound(all_rates)
-        share = useful_work(ours.config) * positions / seconds["elmo_hf"] / peak
+        rates, shares = rates_and_shares(passes(*models, split(corpus, batch_size)), num_words(corpus), rounds)
         columns = (f"{rate:.0f}" for rate in rates.values())
-        table.add_row(str(batch_size), *columns, *shares(rates, all_rates[WORDS]), f"{share:.0%}")
+        table.add_row(str(batch_size), *columns, *shares, f"{rates['elmo_hf'] / at_peak:.0%}")
         best = {name: max(rate, best.get(name, 0)) for name, rate in rates.items()}
     step = max(1, len(corpus) // alone)
     some = corpus[::step]
     seconds = best_times({"AllenNLP": passes(ours, theirs, plain, split(some, 1))["AllenNLP"]}, 1)
     one_by_one = num_words(some) / seconds["AllenNLP"]
-    at_peak = peak * num_words(corpus) / (useful_work(ours.config) * positions)
     table.caption = (
         f"best against best: {best['elmo_hf'] / best['AllenNLP']:.1f} x AllenNLP, "
         f"against AllenNLP one sentence at a time ({one_by_one:.0f}): {best['elmo_hf'] / one_by_one:.1f} x; "

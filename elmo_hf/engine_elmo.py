@@ -643,7 +643,7 @@ class RecurrentWeights(_RecordKeeper):
         elif word_vectors.dtype == torch.float32 and multiplies_in_bfloat16(encoder):
             always = "bfloat16"
         names = _WEIGHT_NAMES if always else _WEIGHT_NAMES[1:]
-        flat = [layer._parameters.get(name) for layer in layers for name in names]
+        flat = _weights_of_layers(encoder, names)
         if (
             not _can_be_recorded(flat)
             or not (always or all(map(is_large, flat[0::2])))
@@ -856,10 +856,10 @@ def _is_faster_in_float32(encoder: Any, num_sentences: int) -> bool:
     )
 
 
-def _weights_of_layers(encoder: Any) -> list[Any]:
-    """Three of each layer, `None` where there is none."""
+def _weights_of_layers(encoder: Any, names: Sequence[str] = _WEIGHT_NAMES) -> list[Any]:
+    """Those of each layer in turn, `None` where there is none."""
     layers = [*encoder.forward_layers, *encoder.backward_layers]
-    return [layer._parameters.get(name) for layer in layers for name in _WEIGHT_NAMES]
+    return [layer._parameters.get(name) for layer in layers for name in names]
 
 
 # --- Directions -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -105,15 +106,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _each_training_has_a_precision_of_its_own() -> Iterator[None]:
     """`TrainingArguments` notes precision and compiler in the environment, where the next training finds them."""
-    before = _environment_of_accelerate()
-    yield
-    for name in _environment_of_accelerate():
-        del os.environ[name]
-    os.environ.update(before)
-
-
-def _environment_of_accelerate() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)
