@@ -1,5 +1,7 @@
 """What the command imports, and that the Auto classes know ELMo whoever is imported first."""
 
+import inspect
+import pickle
 import subprocess
 import sys
 
@@ -17,8 +19,8 @@ assert type(AutoModel.from_pretrained(folder)) is elmo_hf.ElmoModel
 AUTO = "from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer\n"
 
 
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+def python(code: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -36,6 +38,51 @@ def python(code: str) -> str:
 )
 def test_the_auto_classes_know_elmo_in_whatever_order(before: str):
     assert python(before + CHECK).split() == ["ElmoConfig", "ElmoTokenizer", "ElmoForPreTraining"]
+
+
+def test_the_first_configuration_imports_the_models():
+    code = f"""
+import elmo_hf, sys, torch
+{AUTO}
+from elmo_hf.lstm_compiled_elmo import _NAMESPACE
+heavy = {{"elmo_hf.modeling_elmo", "transformers.modeling_utils"}}
+# An exported program needs the operator, and no model.
+print(hasattr(getattr(torch.ops, _NAMESPACE), "lstm"), *sorted(heavy & sys.modules.keys()))
+class Own(elmo_hf.ElmoConfig):
+    pass
+Own()
+print(heavy <= sys.modules.keys())
+"""
+    assert python(code).split() == ["True", "True"]
+
+
+def test_an_unpickled_configuration_brings_its_models():
+    pickled = pickle.dumps(elmo_hf.ElmoConfig(projection_dim=4, cell_size=3)).hex()
+    code = f"""
+import pickle, sys
+{AUTO}
+config = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(type(AutoModel.from_config(config)).__name__, config.cell_size)
+"""
+    assert python(code, pickled).split() == ["ElmoModel", "3"]
+
+
+def test_a_class_that_somebody_registered_stays():
+    code = f"""
+import elmo_hf
+{AUTO}
+from transformers import PreTrainedModel
+class Own(PreTrainedModel):
+    config_class = elmo_hf.ElmoConfig
+AutoModel.register(elmo_hf.ElmoConfig, Own)
+config = elmo_hf.ElmoConfig()
+print(*(auto_class._model_mapping[type(config)].__name__ for auto_class in (AutoModel, AutoModelForPreTraining)))
+"""
+    assert python(code).split() == ["Own", "ElmoForPreTraining"]
+
+
+def test_the_signature_of_the_configuration_names_its_arguments():
+    assert list(inspect.signature(elmo_hf.ElmoConfig).parameters)[:2] == ["vocab_size", "char_embedding_dim"]
 
 
 HEAVY = "{'torch', 'transformers', 'h5py', 'pyarrow', 'sklearn', 'matplotlib', 'datasets', 'ray', 'numpy'}"
