@@ -61,7 +61,7 @@ PACKED_STEPS = 6
 BFLOAT16_WEIGHT, BFLOAT16_SENTENCES = 1 << 20, 24
 
 # Weights of more bytes are not compared bit for bit for fewer sentences, see `WeightRecord.holds`.
-LARGE_RECORD, CHECKED_SENTENCES = 1 << 23, 8
+LARGE_RECORD, CHECKED_SENTENCES = 1 << 24, 8
 # Contents of fewer bytes are compared with a copy, of more with sums.
 SMALL_CONTENT = 1 << 16
 
@@ -620,10 +620,18 @@ class PreparedProducts(NamedTuple):
     are_rounded: bool = False
 
 
+class StackedWeights(NamedTuple):
+    """Recurrent weights of layers that run together, in the order in which few rows multiply fastest."""
+
+    recurrent: Tensor  # (layers, projection_dim, 4 * cell_size)
+    projection: Tensor  # (layers, cell_size, projection_dim)
+
+
 class RecurrentWeights(_RecordKeeper):
     """
-    Weights of large layers on a CPU, in the order in which they are read fastest: packed for a batch, transposed for a
-    single sentence. Only one of the two is held at a time. With `batch_invariant`, all weights are packed.
+    Weights of layers on a CPU, in the order in which they are read fastest: those of large layers packed for a batch
+    and transposed for a single sentence, those of directions that run together stacked. Only one of these is held at a
+    time. With `batch_invariant`, all weights are packed.
     """
 
     def __init__(self):
@@ -644,15 +652,7 @@ class RecurrentWeights(_RecordKeeper):
             always = "bfloat16"
         names = _WEIGHT_NAMES if always else _WEIGHT_NAMES[1:]
         flat = _weights_of_layers(encoder, names)
-        if (
-            not _can_be_recorded(flat)
-            or not (always or all(map(is_large, flat[0::2])))
-            or not runs_plainly(word_vectors, *flat)
-            or torch.is_autocast_enabled("cpu")
-            or needs_gradient(word_vectors, *encoder.parameters())
-            or not _are_known(layers)
-            or not is_undisturbed(encoder)
-        ):
+        if not _may_prepare(encoder, word_vectors, flat) or not (always or all(map(is_large, flat[0::2]))):
             self._entry = None
             check_may_vary(encoder)
             return None
@@ -668,6 +668,32 @@ class RecurrentWeights(_RecordKeeper):
             behind = [behind[0]._replace(words=(word_vectors, packed_words.backward_words)), *behind[1:]]
         return ahead, behind
 
+    def stacked(self, encoder: Any, word_vectors: Tensor, num_sentences: int) -> list[StackedWeights] | None:
+        """Those of the first layers of both directions, of the second ones and so on; `None` if none are kept."""
+        if not _may_prepare(encoder, word_vectors, _weights_of_layers(encoder, _WEIGHT_NAMES[1:])):
+            self._entry = None
+            return None
+        if self._entry is not None and self._entry[1] != "stacked" and self._last_form != "stacked":
+            # A few sentences between batches.
+            self._last_form = "stacked"
+            return None
+        self._last_form = "stacked"
+        pairs = list(zip(encoder.forward_layers, encoder.backward_layers, strict=True))
+        return self._kept("stacked", pairs, num_sentences)
+
+    def _kept(self, form: str, owners: Sequence[Any], num_sentences: int) -> Any:
+        """What is made in a form from each of some layers, or pairs of them."""
+        make, names = _FORMS[form]
+        layers = [layer for owner in owners for layer in (owner if isinstance(owner, tuple) else (owner,))]
+        copied: list[nn.Parameter] = [getattr(layer, name) for layer in layers for name in names]
+        entry = self._entry
+        if entry is None or entry[1] != form or not entry[0].holds(copied, num_sentences):
+            # Let go before the other form is made.
+            entry = self._entry = None
+            record = WeightRecord(copied)
+            entry = self._entry = record, form, run_in_threads([partial(make, owner) for owner in owners])
+        return entry[2]
+
     def _prepared(
         self, layers: Sequence[nn.Module], num_sentences: int, num_steps: int, always: str | None
     ) -> list[PreparedProducts] | None:
@@ -682,18 +708,23 @@ class RecurrentWeights(_RecordKeeper):
         if form is None:
             return None
         wanted = form
-        if entry is not None and wanted == "transposed" and self._last_form != wanted:
+        if entry is not None and wanted == "transposed" and self._last_form != wanted and entry[1] != "stacked":
             # A single sentence between batches: packed weights serve it, too.
             form = entry[1]
         self._last_form = wanted
-        make, names = _FORMS[form]
-        copied: list[nn.Parameter] = [getattr(layer, name) for layer in layers for name in names]
-        if entry is None or entry[1] != form or not entry[0].holds(copied, num_sentences):
-            # Let go before the other form is made.
-            entry = self._entry = None
-            record = WeightRecord(copied)
-            entry = self._entry = record, form, run_in_threads([partial(make, layer) for layer in layers])
-        return entry[2]
+        return self._kept(form, layers, num_sentences)
+
+
+def _may_prepare(encoder: Any, word_vectors: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether these weights of an encoder may be multiplied in another form than they have."""
+    return (
+        _can_be_recorded(weights)
+        and runs_plainly(word_vectors, *weights)
+        and not torch.is_autocast_enabled("cpu")
+        and not needs_gradient(word_vectors, *encoder.parameters())
+        and _are_known([*encoder.forward_layers, *encoder.backward_layers])
+        and is_undisturbed(encoder)
+    )
 
 
 def _packed_products(layer: Any) -> PreparedProducts:
@@ -724,9 +755,17 @@ def _bfloat16_products(layer: Any) -> PreparedProducts:
     return PreparedProducts(recurrent, projection, inputs=inputs, are_rounded=True)
 
 
+def _stacked_weights(layers: Sequence[Any]) -> StackedWeights:
+    recurrent, projection = (
+        torch.stack([getattr(layer, name).detach().t() for layer in layers]) for name in _WEIGHT_NAMES[1:]
+    )
+    return StackedWeights(recurrent, projection)
+
+
 _WEIGHT_NAMES = ("weight_ih", "weight_hh", "weight_hr")
 # How each form is made, and what it copies.
-_FORMS: dict[str, tuple[Callable[[Any], PreparedProducts], tuple[str, ...]]] = {
+_FORMS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
+    "stacked": (_stacked_weights, _WEIGHT_NAMES[1:]),
     "packed": (_packed_products, ("weight_hh", "weight_hr")),
     "transposed": (_transposed_products, ("weight_hh",)),
     "invariant": (_invariant_products, _WEIGHT_NAMES),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .engine_elmo import PreparedProducts, is_batch_of_gradients, needs_gradient, runs_plainly
+from .engine_elmo import PreparedProducts, StackedWeights, is_batch_of_gradients, needs_gradient, runs_plainly
 from .lstm_compiled_elmo import lstm_by_operator, lstm_by_scan
 from .lstm_fused_elmo import fused_lstm, fused_lstm_gradients, fused_lstm_keeping, has_fused_steps
 from .lstm_kernels_elmo import (
@@ -41,7 +41,7 @@ def lstm(
     weights: LstmWeights | Sequence[LstmWeights],
     clips: Clips,
     lengths: Tensor | None = None,
-    prepared: Sequence[PreparedProducts] | None = None,
+    prepared: Sequence[PreparedProducts] | StackedWeights | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
     Runs one layer, in the fastest way that is right here.
@@ -53,7 +53,7 @@ def lstm(
         batch_sizes: running sentences at each step; empty with `lengths`.
         weights: of the layer, or of one layer for each item of the tensors' first dimension.
         lengths: (batch,) when all rows have a position at each step, padding included, see [`PackedWords`].
-        prepared: products with the weights of each layer, where they were prepared.
+        prepared: products with the weights of each layer, where they were prepared, or the stacked weights of two.
 
     Returns:
         (..., N, projection_dim) outputs and both states of each sentence after its last word.
@@ -70,8 +70,8 @@ def lstm(
     autocast = torch.is_autocast_enabled(device_type)
     # Autocast reaches neither into operations in place nor into functions with a backward pass of their own.
     dtype = torch.get_autocast_dtype(device_type) if autocast else layers[0].weight_ih.dtype
-    if prepared is None:
-        # What is prepared takes inputs as they are.
+    if prepared is None or isinstance(prepared, StackedWeights):
+        # Prepared products take inputs as they are.
         inputs, hidden, cell = (tensor.to(dtype) for tensor in (inputs, hidden, cell))
         layers = [LstmWeights(*(weight.to(dtype) for weight in layer)) for layer in layers]
     with torch.autocast(device_type, enabled=False) if autocast else nullcontext():

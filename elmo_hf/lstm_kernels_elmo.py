@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .engine_elmo import InputGates, PreparedProducts
+from .engine_elmo import InputGates, PreparedProducts, StackedWeights
 from .products_elmo import Product, multiply, step_product
 
 # Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
@@ -50,9 +50,11 @@ class LstmProducts(NamedTuple):
 
 
 def layer_products(
-    inputs: Tensor, layers: Sequence[LstmWeights], prepared: Sequence[PreparedProducts] | None
+    inputs: Tensor, layers: Sequence[LstmWeights], prepared: Sequence[PreparedProducts] | StackedWeights | None
 ) -> LstmProducts:
     """The products of one layer, or of layers that run together."""
+    if isinstance(prepared, StackedWeights):
+        return _stacked_products(inputs, layers, prepared)
     if len(layers) > 1 and prepared is not None:
         return _products_of_each(inputs, layers, prepared)
     if len(layers) == 1:
@@ -72,10 +74,15 @@ def layer_products(
             lambda gates, x: gates.add_(multiply(x, weights.weight_hh)),
             partial(multiply, weight=weights.weight_hr),
         )
-    recurrent, projection = (
-        torch.stack(pair).transpose(1, 2)
-        for pair in ([layer.weight_hh for layer in layers], [layer.weight_hr for layer in layers])
+    stacked = StackedWeights(
+        torch.stack([layer.weight_hh for layer in layers]).transpose(1, 2),
+        torch.stack([layer.weight_hr for layer in layers]).transpose(1, 2),
     )
+    return _stacked_products(inputs, layers, stacked)
+
+
+def _stacked_products(inputs: Tensor, layers: Sequence[LstmWeights], stacked: StackedWeights) -> LstmProducts:
+    """Of layers that run together."""
 
     def input_gates_of_each(start: int, end: int) -> Tensor:
         # Once for many steps, so that it is not worth a copy of the weights.
@@ -84,8 +91,8 @@ def layer_products(
 
     return LstmProducts(
         input_gates_of_each,
-        lambda gates, x: gates.add_(torch.matmul(x, recurrent)),
-        lambda x: torch.matmul(x, projection),
+        lambda gates, x: gates.add_(torch.bmm(x, stacked.recurrent)),
+        lambda x: torch.bmm(x, stacked.projection),
     )
 
 

@@ -4,6 +4,7 @@ PyTorch ELMo: the bidirectional language model of "Deep contextualized word repr
 scalar mix and heads for the usual tasks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, Unpack, cast
@@ -28,6 +29,7 @@ from .engine_elmo import (
     Float32Bilm,
     PreparedProducts,
     RecurrentWeights,
+    StackedWeights,
     check_may_vary,
     check_range,
     encode_words,
@@ -161,10 +163,13 @@ class ElmoEncoder(nn.Module):
         backward_inputs = word_vectors[packed_words.backward_words]
         if packed_words.lengths is None and multiplies_directions_together(self, len(packed_words.sorted_rows)):
             inputs = torch.stack([forward_inputs, backward_inputs])
-            products = None
+            together: Any
             if self.batch_invariant:
                 products = self.recurrent_weights.products(self, word_vectors, packed_words)
-            results = self._run_together(inputs, hidden, cell, packed_words, products)
+                together = None if products is None else list(zip(*products, strict=True))
+            else:
+                together = self.recurrent_weights.stacked(self, word_vectors, len(packed_words.sorted_rows))
+            results = self._run_together(inputs, hidden, cell, packed_words, together)
         else:
             products = self.recurrent_weights.products(self, word_vectors, packed_words)
             ahead, behind = products or (None, None)
@@ -224,7 +229,7 @@ class ElmoEncoder(nn.Module):
         hidden: Tensor,
         cell: Tensor,
         packed_words: PackedWords,
-        products: tuple[list[PreparedProducts], list[PreparedProducts]] | None,
+        products: list[Sequence[PreparedProducts] | StackedWeights] | None,
     ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         """As `_run_direction`, for both directions in the same products; `inputs` (2, N, projection_dim)."""
         outputs, final_hidden, final_cell = [inputs], [], []
@@ -232,7 +237,7 @@ class ElmoEncoder(nn.Module):
         for index, (ahead, behind) in enumerate(pairs):
             read = self.dropout(outputs[-1])
             weights = ahead.weights(), behind.weights()
-            prepared = None if products is None else [of_direction[index] for of_direction in products]
+            prepared = None if products is None else products[index]
             output, *state = lstm(
                 read, hidden[index], cell[index], packed_words.batch_sizes, weights, ahead.clips, None, prepared
             )
@@ -386,7 +391,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         between calls.
 
         Needed only after a write that goes around PyTorch (`weight.data`, a NumPy or DLPack view, memory shared with
-        another process) to a model with more than 8 MB of weights, and then only for calls of fewer than eight
+        another process) to a model with more than 16 MB of weights, and then only for calls of fewer than eight
         sentences: larger batches and smaller models compare all bits, and every other change is noticed at once.
         """
         bilm = self._bilm()

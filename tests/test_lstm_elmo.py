@@ -331,7 +331,29 @@ def test_copies_and_pickles_carry_no_prepared_weights():
             assert torch.equal(twin(ids).last_hidden_state, expected)
 
 
-@pytest.mark.usefixtures("large_layers")
+@pytest.mark.skipif(not products_elmo.onednn_works(), reason="needs oneDNN")
+def test_few_sentences_between_batches_leave_the_weights_of_batches(large_layers, monkeypatch):
+    monkeypatch.setattr(engine_elmo, "TOGETHER_LIMITS", ((2, 1 << 20),))
+    model, ids = tiny_model(), character_ids()
+    expected = ElmoModel(model.config).eval()
+    expected.load_state_dict(model.state_dict())
+    forms = []
+    for number in (3, 1, 3, 2, 1, 2, 3):
+        with torch.no_grad():
+            found = model(ids[:number]).last_hidden_state
+        torch.testing.assert_close(found, expected(ids[:number]).last_hidden_state)
+        forms.append(model.encoder.recurrent_weights._entry[1])
+    assert forms == ["packed"] * 4 + ["stacked"] * 2 + ["packed"]
+    weights = model.encoder.forward_layers[0]
+    with torch.no_grad():
+        model(ids[:1]), model(ids[:1])
+    stacked = model.encoder.recurrent_weights._entry[2][0]
+    for found, weight in zip(stacked, (weights.weight_hh, weights.weight_hr), strict=True):
+        assert found.is_contiguous()
+        assert torch.equal(found[0].T, weight)
+
+
+@pytest.mark.usefixtures("either_size")
 def test_prepared_weights_are_let_go_when_training_begins():
     model, ids = tiny_model(), character_ids()
     with torch.no_grad():
