@@ -190,11 +190,12 @@ class WeightRecord:
     does a swap of two; what stays unseen must keep all sums of both kinds.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]):
+    def __init__(self, parameters: Sequence[nn.Parameter], are_private: bool = False):
+        """`are_private`: whether nothing else can write to their memory, so that no bits need to be looked at."""
         self.parameters = tuple(parameters)
         self.num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
         self._counts = list(map(_counts, parameters))
-        views = [view for parameter in parameters for view in _views(parameter)]
+        views = [] if are_private else [view for parameter in parameters for view in _views(parameter)]
         # What is looked at, the dimension of which it is summed up (`None` for none), and what was seen
         self._watched = [(view, dim, view.clone() if dim is None else view.sum(dim)) for view, dim in views]
 
@@ -273,6 +274,9 @@ register_optimizer_step_post_hook(_forget_what_was_trained)
 
 class _RecordKeeper:
     """Something computed from weights, with their record. Copies and pickles of it are empty."""
+
+    # Whether the weights are those of a copy that nobody else has.
+    are_private = False
 
     def __init__(self):
         # Replaced as a whole, so that an exception or another thread never meets one half of it.
@@ -384,7 +388,8 @@ class WordVectors(_RecordKeeper):
             return encode_by_length(encoder, character_ids)
         entry = self._entry
         if entry is None or entry[1] != description or not entry[0].holds(parameters, num_sentences):
-            entry = self._entry = WeightRecord(parameters), description, (_WordStore(capacity), _invariant(encoder))
+            record = WeightRecord(parameters, self.are_private)
+            entry = self._entry = record, description, (_WordStore(capacity), _invariant(encoder))
         store, invariant = entry[2]
         if encoder.batch_invariant and not has_word_vectors_of_same_bits(encoder):
             check_may_vary(encoder)
@@ -690,7 +695,7 @@ class RecurrentWeights(_RecordKeeper):
         if entry is None or entry[1] != form or not entry[0].holds(copied, num_sentences):
             # Let go before the other form is made.
             entry = self._entry = None
-            record = WeightRecord(copied)
+            record = WeightRecord(copied, self.are_private)
             entry = self._entry = record, form, run_in_threads([partial(make, owner) for owner in owners])
         return entry[2]
 
@@ -817,6 +822,9 @@ class _Float32Copy(_RecordKeeper):
             # What is made in inference mode would count no changes.
             with torch.inference_mode(False), torch.no_grad():
                 twin = copy.deepcopy(module).float()
+            for keeper in vars(twin).values():
+                if isinstance(keeper, _RecordKeeper):
+                    keeper.are_private = True
             entry = self._entry = WeightRecord(parameters), description, twin
         return entry[2]
 

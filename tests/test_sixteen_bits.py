@@ -118,6 +118,18 @@ def test_inputs_embeds_are_read_as_well():
     torch.testing.assert_close(given.float(), right.last_hidden_state, rtol=0, atol=0.02)
 
 
+def test_only_weights_that_others_can_write_to_are_looked_at():
+    model = tiny_model().bfloat16()
+    layers(model)
+    for copied, name in (
+        (model.float32_bilm._character_encoder, "word_vectors"),
+        (model.float32_bilm._encoder, "recurrent_weights"),
+    ):
+        record, _, twin = copied._entry
+        assert record._watched
+        assert not getattr(twin, name)._entry[0]._watched
+
+
 @pytest.fixture
 def with_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU that multiplies bfloat16 and finds the layers large."""
