@@ -26,7 +26,7 @@ def register():
     @wraps(ElmoConfig.__init__)
     def new_configuration(cls: type[ElmoConfig], *args: Any, **kwargs: Any) -> ElmoConfig:
         _register_models()
-        return object.__new__(cls)
+        return super(ElmoConfig, cls).__new__(cls)
 
     ElmoConfig.__new__ = new_configuration  # type: ignore[method-assign, assignment]
 
