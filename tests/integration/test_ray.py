@@ -45,7 +45,8 @@ def check(folder: Path, sentences: list[str]) -> None:
     assert table["text"].to_pylist() == sentences
     embedder: ElmoEmbedder = load_embedder(device="cpu")
     expected = np.stack(list(embedder.embed(sentences, pooling="mean")))
-    np.testing.assert_allclose(np.stack(table["vectors"].to_numpy()), expected, rtol=0, atol=2e-6)
+    # Batches of other sizes round otherwise: by 2.1e-6 at most of 1.9 million numbers on AVX2.
+    np.testing.assert_allclose(np.stack(table["vectors"].to_numpy()), expected, rtol=0, atol=1e-5)
 
 
 def processes_of(driver: int, title: str) -> list[Any]:
