@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.inference_speed import BATCH_SIZES, SIZES, num_words, read_sentences, split
 from benchmarks.machine import describe
+from benchmarks.quantization import run_all
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids
 
 KINDS = {
@@ -42,17 +43,14 @@ SENTENCES = 64
 
 def shares(model: ElmoModel, batches: list[torch.Tensor]) -> tuple[dict[str, float], float]:
     """Share of each kind, and seconds of a pass without the profiler."""
-    for batch in batches:
-        model(batch)
+    run_all(model, batches)
     model.character_encoder.word_vectors.forget_words()
     start = time.perf_counter()
-    for batch in batches:
-        model(batch)
+    run_all(model, batches)
     whole = time.perf_counter() - start
     model.character_encoder.word_vectors.forget_words()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for batch in batches:
-            model(batch)
+        run_all(model, batches)
     kind_of = {name: kind for kind, names in KINDS.items() for name in names}
     spent = dict.fromkeys([*KINDS, "other operators"], 0.0)
     for event in profiler.key_averages():

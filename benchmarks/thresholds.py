@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.inference_speed import SIZES, Sentences, num_words, read_sentences, split
 from benchmarks.machine import best_times, describe
+from benchmarks.quantization import run_all
 from elmo_hf import ElmoConfig, ElmoModel, batch_to_ids, engine_elmo
 from elmo_hf.products_elmo import is_emulated
 
@@ -52,11 +53,6 @@ def table(title: str, ways: dict[str, Run], sentences: Sentences, rounds: int) -
         rates = [num_words(some) / seconds for seconds in best_times(tasks, rounds).values()]
         found.add_row(str(batch_size), *(f"{rate:,.0f}" for rate in rates), f"{rates[1] / rates[0]:.2f}")
     return found
-
-
-def run_all(run: Run, batches: list[torch.Tensor]):
-    for batch in batches:
-        run(batch)
 
 
 @torch.inference_mode()

@@ -683,20 +683,19 @@ class RecurrentWeights(_RecordKeeper):
             self._last_form = "stacked"
             return None
         self._last_form = "stacked"
-        pairs = list(zip(encoder.forward_layers, encoder.backward_layers, strict=True))
-        return self._kept("stacked", pairs, num_sentences)
+        return self._kept("stacked", encoder.forward_layers, encoder.backward_layers, num_sentences=num_sentences)
 
-    def _kept(self, form: str, owners: Sequence[Any], num_sentences: int) -> Any:
-        """What is made in a form from each of some layers, or pairs of them."""
+    def _kept(self, form: str, *layers: Iterable[nn.Module], num_sentences: int) -> Any:
+        """What is made in a form from the first layers, from the second ones and so on."""
         make, names = _FORMS[form]
-        layers = [layer for owner in owners for layer in (owner if isinstance(owner, tuple) else (owner,))]
-        copied: list[nn.Parameter] = [getattr(layer, name) for layer in layers for name in names]
+        groups = list(zip(*layers, strict=True))
+        copied: list[nn.Parameter] = [getattr(layer, name) for group in groups for layer in group for name in names]
         entry = self._entry
         if entry is None or entry[1] != form or not entry[0].holds(copied, num_sentences):
             # Let go before the other form is made.
             entry = self._entry = None
             record = WeightRecord(copied, self.are_private)
-            entry = self._entry = record, form, run_in_threads([partial(make, owner) for owner in owners])
+            entry = self._entry = record, form, run_in_threads([partial(make, *group) for group in groups])
         return entry[2]
 
     def _prepared(
@@ -717,7 +716,7 @@ class RecurrentWeights(_RecordKeeper):
             # A single sentence between batches: packed weights serve it, too.
             form = entry[1]
         self._last_form = wanted
-        return self._kept(form, layers, num_sentences)
+        return self._kept(form, layers, num_sentences=num_sentences)
 
 
 def _may_prepare(encoder: Any, word_vectors: Tensor, weights: Sequence[Tensor]) -> bool:
@@ -760,7 +759,8 @@ def _bfloat16_products(layer: Any) -> PreparedProducts:
     return PreparedProducts(recurrent, projection, inputs=inputs, are_rounded=True)
 
 
-def _stacked_weights(layers: Sequence[Any]) -> StackedWeights:
+def stack_weights(*layers: Any) -> StackedWeights:
+    """Of layers, or of [`LstmWeights`]."""
     recurrent, projection = (
         torch.stack([getattr(layer, name).detach().t() for layer in layers]) for name in _WEIGHT_NAMES[1:]
     )
@@ -769,8 +769,8 @@ def _stacked_weights(layers: Sequence[Any]) -> StackedWeights:
 
 _WEIGHT_NAMES = ("weight_ih", "weight_hh", "weight_hr")
 # How each form is made, and what it copies.
-_FORMS: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
-    "stacked": (_stacked_weights, _WEIGHT_NAMES[1:]),
+_FORMS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "stacked": (stack_weights, _WEIGHT_NAMES[1:]),
     "packed": (_packed_products, ("weight_hh", "weight_hr")),
     "transposed": (_transposed_products, ("weight_hh",)),
     "invariant": (_invariant_products, _WEIGHT_NAMES),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .engine_elmo import InputGates, PreparedProducts, StackedWeights
+from .engine_elmo import InputGates, PreparedProducts, StackedWeights, stack_weights
 from .products_elmo import Product, multiply, step_product
 
 # Positions whose input products are computed at once in inference: enough for a full-speed product, little to hold.
@@ -74,11 +74,7 @@ def layer_products(
             lambda gates, x: gates.add_(multiply(x, weights.weight_hh)),
             partial(multiply, weight=weights.weight_hr),
         )
-    stacked = StackedWeights(
-        torch.stack([layer.weight_hh for layer in layers]).transpose(1, 2),
-        torch.stack([layer.weight_hr for layer in layers]).transpose(1, 2),
-    )
-    return _stacked_products(inputs, layers, stacked)
+    return _stacked_products(inputs, layers, stack_weights(*layers))
 
 
 def _stacked_products(inputs: Tensor, layers: Sequence[LstmWeights], stacked: StackedWeights) -> LstmProducts:

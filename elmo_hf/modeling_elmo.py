@@ -163,7 +163,7 @@ class ElmoEncoder(nn.Module):
         backward_inputs = word_vectors[packed_words.backward_words]
         if packed_words.lengths is None and multiplies_directions_together(self, len(packed_words.sorted_rows)):
             inputs = torch.stack([forward_inputs, backward_inputs])
-            together: Any
+            together: Sequence[Sequence[PreparedProducts] | StackedWeights] | None
             if self.batch_invariant:
                 products = self.recurrent_weights.products(self, word_vectors, packed_words)
                 together = None if products is None else list(zip(*products, strict=True))
@@ -229,7 +229,7 @@ class ElmoEncoder(nn.Module):
         hidden: Tensor,
         cell: Tensor,
         packed_words: PackedWords,
-        products: list[Sequence[PreparedProducts] | StackedWeights] | None,
+        products: Sequence[Sequence[PreparedProducts] | StackedWeights] | None,
     ) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         """As `_run_direction`, for both directions in the same products; `inputs` (2, N, projection_dim)."""
         outputs, final_hidden, final_cell = [inputs], [], []

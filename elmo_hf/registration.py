@@ -36,17 +36,12 @@ def _register_models():
     import transformers
 
     from . import modeling_elmo as elmo
+    from .configuration_elmo import AUTO_MAP
 
-    names = {
-        "AutoModel": "ElmoModel",
-        "AutoModelForMultipleChoice": "ElmoForMultipleChoice",
-        "AutoModelForPreTraining": "ElmoForPreTraining",
-        "AutoModelForQuestionAnswering": "ElmoForQuestionAnswering",
-        "AutoModelForSequenceClassification": "ElmoForSequenceClassification",
-        "AutoModelForTokenClassification": "ElmoForTokenClassification",
-    }
-    for auto_name, name in names.items():
+    for auto_name, place in AUTO_MAP.items():
+        if auto_name == "AutoConfig":
+            continue
         auto_class = getattr(transformers, auto_name)
         # Somebody may have registered a class of their own since.
         if elmo.ElmoConfig not in auto_class._model_mapping:
-            auto_class.register(elmo.ElmoConfig, getattr(elmo, name))
+            auto_class.register(elmo.ElmoConfig, getattr(elmo, place.rpartition(".")[2]))
